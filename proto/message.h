@@ -1,0 +1,205 @@
+/* message.h: the heads of ring and engine frames, as structs with one encoder and one decoder each.
+ *
+ * The same ROWS frame goes to an engine over a socketpair and to a peer over a link (DESIGN: everything that
+ * computes is a stage). All encoders append a whole frame to a buffer; all decoders take a decoded frame and check every
+ * field against its limit (ERR_LIMIT, ERR_MALFORMED). Views point into the frame's bytes. Thread: any.
+ *
+ * SPDX-License-Identifier: AGPL-3.0-or-later */
+#ifndef PROTO_MESSAGE_H
+#define PROTO_MESSAGE_H
+
+#include "proto/frame.h"
+#include "proto/ticket.h"
+
+#define PROTOCOL_VERSION 1
+#define CHUNK_ROWS 32                /* prefill: chunks end at multiples of this position, always (D2) */
+#define ROWS_BLOCKS_MAX 64           /* sessions in one frame */
+#define TOKENS_MAX 64                /* tokens in one TOKENS frame */
+#define PIECE_MAX 256                /* bytes of one token's text */
+#define STOPS_MAX 4
+
+enum encoding {                       /* of a block's rows in the tail; others may be negotiated later */
+	ENCODING_TOKEN = 1,               /* int32 token ids: only to a shard with the embedding */
+	ENCODING_F32 = 2,                 /* float32, (count, n_embd) */
+	ENCODING_F16 = 3,                 /* reserved */
+};
+
+/* One session's share of a ROWS frame. Positions [position, position + count); writing is truncating (D4). */
+struct rows_block {
+	uint8_t session[SESSION_BYTES];
+	uint32_t epoch;
+	uint32_t stage;                   /* who is to compute it; a stage sends its result with stage + 1 */
+	uint64_t sequence;                /* grows by one for each block of a (session, epoch), from 0 */
+	uint32_t position;
+	uint32_t count;                   /* 1 .. CHUNK_ROWS */
+	uint32_t want;                    /* of the last rows, how many need an output: 0 prefill, 1 decode, k verify */
+	enum encoding encoding;
+	uint32_t microseconds;            /* compute time of the stage that sent it; 0 on links */
+	const uint8_t *rows;              /* in the tail */
+	size_t rows_length;
+};
+struct rows_message {
+	size_t n_blocks;
+	struct rows_block blocks[ROWS_BLOCKS_MAX];
+};
+int rows_encode(struct buf *out, const struct rows_message *m);
+int rows_decode(const struct frame *f, struct rows_message *m);
+
+/* What the last shard says after each block: want tokens sampled (0 or more), as ids and text. */
+struct token {
+	int32_t id;
+	float logprob;                    /* natural logarithm, of the distribution before temperature */
+	bool end;                         /* end of generation: its text is not part of the answer */
+	uint32_t piece_length;
+	const uint8_t *piece;             /* bytes; may be a part of a UTF-8 character */
+};
+struct tokens_message {
+	uint8_t session[SESSION_BYTES];
+	uint32_t epoch;
+	uint64_t sequence;                /* of the block that this answers */
+	uint32_t position;                /* of the first token here: block position + count - want + 1 */
+	uint32_t microseconds;
+	size_t n_tokens;
+	struct token tokens[TOKENS_MAX];
+};
+int tokens_encode(struct buf *out, const struct tokens_message *m);
+int tokens_decode(const struct frame *f, struct tokens_message *m);
+
+struct ready_message {                /* stage to home: the session is open here and my way to `next` is up */
+	uint8_t session[SESSION_BYTES];
+	uint32_t epoch, stage;
+};
+int ready_encode(struct buf *out, const struct ready_message *m);
+int ready_decode(const struct frame *f, struct ready_message *m);
+
+struct fault_message {                /* stage to home, or engine to daemon */
+	uint8_t session[SESSION_BYTES];
+	uint32_t epoch, stage;
+	int code;                         /* an enum err */
+	uint32_t position;                /* ERR_NEED_REPLAY: from here */
+	char detail[200];                 /* for people; never anything that was said */
+};
+int fault_encode(struct buf *out, const struct fault_message *m);
+int fault_decode(const struct frame *f, struct fault_message *m);
+
+struct close_message {                /* home to stage, daemon to engine */
+	uint8_t session[SESSION_BYTES];
+	uint32_t epoch, stage;            /* stage UINT32_MAX: all of the session's */
+	int reason;                       /* 0 done, or an enum err */
+};
+int close_encode(struct buf *out, const struct close_message *m);
+int close_decode(const struct frame *f, struct close_message *m);
+
+/* --- engine only -------------------------------------------------------------------------------- */
+
+struct engine_hello {                 /* engine to daemon, once the sandbox stands */
+	char engine[NAME_SIZE];           /* as in an advert: "llama 0.7.0 q1a2b3c4 cpu" */
+	bool sandboxed;
+};
+int engine_hello_encode(struct buf *out, const struct engine_hello *m);
+int engine_hello_decode(const struct frame *f, struct engine_hello *m);
+
+/* Files of a model travel as descriptors (SCM_RIGHTS) with the first byte of INSPECT or LOAD, in order. */
+struct engine_inspect {
+	uint32_t request;
+	uint32_t n_files;
+	uint32_t context;                 /* to measure compute buffers for; 0: the model's own */
+	char names[MODEL_FILES_MAX][256]; /* base names, for messages */
+};
+int engine_inspect_encode(struct buf *out, const struct engine_inspect *m);
+int engine_inspect_decode(const struct frame *f, struct engine_inspect *m);
+
+struct engine_inspected {             /* roots, sha256 and torrent are the store's to fill */
+	uint32_t request;
+	struct manifest_body manifest;    /* manifest_free() */
+};
+int engine_inspected_encode(struct buf *out, const struct engine_inspected *m);  /* the body is the tail */
+int engine_inspected_decode(const struct frame *f, struct engine_inspected *m);
+
+struct engine_load {
+	uint32_t request;
+	uint32_t n_files;
+	size_t n_ranges;
+	struct layer_range ranges[RANGES_MAX];
+	uint32_t n_layer;                 /* of the whole model; must match the file */
+	uint32_t context;                 /* positions of one session */
+	uint32_t sessions;                /* KV for this many at once */
+	uint32_t threads;
+	uint64_t memory_max;              /* weights + KV + compute; 0: no limit. Past it: ERR_BUDGET */
+	size_t n_extents;                 /* verified bytes; a read outside is an error. Tail: (file u32, offset u64, length u64)* */
+	struct model_extent *extents;     /* heap; group unused; engine_load_free() */
+};
+int engine_load_encode(struct buf *out, const struct engine_load *m);
+int engine_load_decode(const struct frame *f, struct engine_load *m);
+void engine_load_free(struct engine_load *m);
+
+enum truncate { TRUNCATE_ANY = 0, TRUNCATE_LAST = 1, TRUNCATE_NONE = 2 };
+struct engine_loaded {
+	uint32_t request;
+	uint64_t weight_bytes, kv_bytes, compute_bytes;      /* in memory, of all ranges */
+	uint32_t n_embd, n_vocab;
+	enum truncate truncate;
+	uint32_t layer_microseconds;      /* one row through one layer, measured at load */
+};
+int engine_loaded_encode(struct buf *out, const struct engine_loaded *m);
+int engine_loaded_decode(const struct frame *f, struct engine_loaded *m);
+
+struct sampling {
+	float temperature;                /* 0: greedy */
+	float top_p, min_p;               /* 1, 0: off */
+	int32_t top_k;                    /* 0: off */
+	float repeat_penalty, presence_penalty, frequency_penalty;   /* 1, 0, 0: off */
+	uint64_t seed;                    /* the random number for a position comes from (seed, position) alone */
+	bool ignore_end;                  /* tests and benches: go on after an end token */
+};
+struct engine_open {                  /* daemon to its engine: a session on one of its shards */
+	uint8_t session[SESSION_BYTES];
+	uint32_t epoch, stage;
+	struct layer_range range;         /* one of those loaded, or inside one when the engine can */
+	uint32_t context;
+	struct sampling sampling;         /* used when the range ends the model */
+};
+int engine_open_encode(struct buf *out, const struct engine_open *m);    /* answered by READY or FAULT */
+int engine_open_decode(const struct frame *f, struct engine_open *m);
+
+#define RENDER_MESSAGES_MAX 1024
+#define RENDER_BYTES_MAX (4u << 20)
+struct render_message {               /* views */
+	const char *role; size_t role_length;
+	const char *content; size_t content_length;
+};
+struct engine_render {                /* text to tokens by the model's own vocabulary and chat template */
+	uint32_t request;
+	bool chat;                        /* messages through the template; otherwise messages[0].content as it is */
+	bool add_special, parse_special;
+	size_t n_messages;
+	struct render_message *messages;  /* heap; engine_render_free(). Contents travel in the tail */
+};
+int engine_render_encode(struct buf *out, const struct engine_render *m);
+int engine_render_decode(const struct frame *f, struct engine_render *m);
+void engine_render_free(struct engine_render *m);
+
+struct engine_rendered {
+	uint32_t request;
+	size_t n_tokens;
+	const uint8_t *tokens;            /* int32 little-endian, in the tail; may be unaligned */
+};
+int engine_rendered_encode(struct buf *out, const struct engine_rendered *m);
+int engine_rendered_decode(const struct frame *f, struct engine_rendered *m);
+
+struct engine_fault {
+	uint32_t request;                 /* 0: the engine as a whole */
+	int code;
+	char detail[400];
+};
+int engine_fault_encode(struct buf *out, const struct engine_fault *m);
+int engine_fault_decode(const struct frame *f, struct engine_fault *m);
+
+struct engine_progress {              /* while loading or inspecting */
+	uint32_t request;
+	uint32_t permille;
+};
+int engine_progress_encode(struct buf *out, const struct engine_progress *m);
+int engine_progress_decode(const struct frame *f, struct engine_progress *m);
+
+#endif
