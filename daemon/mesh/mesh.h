@@ -1,0 +1,66 @@
+/* mesh.h: who is there and what they offer: neighbours, gossip of records, adverts (DESIGN D9 to D13).
+ *
+ * The mesh keeps two links (latency, bulk) to every admitted node it has an address for, reconnects with backoff and jitter,
+ * and spreads records by anti-entropy: DIGEST (hashes by kind), WANT, RECORDS. The rules that need no socket are apart and pure:
+ * gossip.h (what to send whom), dialing.h (whom to dial when). A node that trust no longer admits is
+ * disconnected within a second of the record that says so.
+ *
+ * Of two nodes the one with the smaller node key keeps the links it dialled when both dialled at once.
+ * Thread: loop. Owner: main. SPDX-License-Identifier: AGPL-3.0-or-later */
+#ifndef MESH_MESH_H
+#define MESH_MESH_H
+
+#include "daemon/link/link.h"
+#include "daemon/trust/invitation.h"
+#include "daemon/trust/keys.h"
+#include "daemon/trust/trust.h"
+
+struct mesh;
+
+struct mesh_config {
+	uv_loop_t *loop;
+	struct trust *trust;
+	const struct keys *keys;
+	const char *home;                  /* folder: invitations */
+	const char *network;
+	const char *listen_host;
+	uint16_t listen_port;              /* 0: any */
+	uint64_t (*now)(void *arg);        /* Unix seconds */
+	/* Ring frames (TICKET .. RECEIPT) from an admitted neighbour. */
+	void (*on_frame)(void *arg, const uint8_t node[KEY_BYTES], const struct frame *frame);
+	void (*on_peer)(void *arg, const uint8_t node[KEY_BYTES], bool up);
+	void (*on_records)(void *arg);     /* trust changed through gossip, joining or expiry: recompute, save */
+	/* What a joiner of mine becomes: signs roster (INVITATION_NODE) or offers an agreement (PARTNER) with what the
+	 * steward may; called once the invitation is consumed, with the joiner's card and association. */
+	int (*on_join)(void *arg, enum invitation_role role, const uint8_t node[KEY_BYTES], const uint8_t association[KEY_BYTES],
+		       const uint8_t invitation[16]);
+	void *arg;
+};
+
+int mesh_open(struct mesh **out, const struct mesh_config *config, char *why, size_t why_size);
+void mesh_close(struct mesh *mesh, void (*on_closed)(void *arg), void *arg);   /* asynchronous */
+uint16_t mesh_port(const struct mesh *mesh);
+
+/* Accepts an own record into trust and spreads it. */
+int mesh_publish(struct mesh *mesh, const uint8_t *record, size_t n);
+/* To a neighbour; takes the frame on success. ERR_UNREACHABLE when there is no such link now. */
+int mesh_send(struct mesh *mesh, const uint8_t node[KEY_BYTES], enum link_kind kind, struct buf *frame);
+bool mesh_is_up(const struct mesh *mesh, const uint8_t node[KEY_BYTES]);
+double mesh_rtt_ms(const struct mesh *mesh, const uint8_t node[KEY_BYTES]);    /* 0: unknown */
+
+/* Uses an invitation. done(err, sentence for people) exactly once; each address that failed is named with how. */
+int mesh_join(struct mesh *mesh, const struct invitation *invitation, void (*done)(void *arg, int err, const char *detail), void *arg);
+
+struct mesh_peer {
+	uint8_t node[KEY_BYTES], association[KEY_BYTES];
+	char name[NAME_SIZE];
+	bool up;
+	char address[ADDRESS_SIZE];
+	double rtt_ms;
+	uint64_t bytes_in, bytes_out;
+	uint64_t since;                    /* Unix seconds of the last change of up */
+	char trouble[160];                 /* why it is down: "connection refused at 192.0.2.1:7740", ... */
+};
+size_t mesh_peers(const struct mesh *mesh, struct mesh_peer *out, size_t max);
+
+#endif

@@ -1,0 +1,92 @@
+/* ring.h: sessions on rings of stages (DESIGN D4 to D7). Pure: frames go in and out through callbacks, time and randomness are
+ * parameters; the simulator runs hundreds of these in one process.
+ *
+ * Home: opens the ring from the tail (TICKET to each remote stage, ENGINE_OPEN to its own engine), announces it when every stage
+ * said READY, sends prefill in fixed chunks (CHUNK_ROWS, cut at multiples of it, several in flight) and then a row a token.
+ * Home owns the committed tokens: when a stage dies the ring is set up anew with a higher epoch (route chooses the stages)
+ * and the committed tokens are replayed in the same chunks.
+ *
+ * Stage: verifies tickets, opens a session in the own engine, takes rows only from the ticket's previous node, passes its
+ * results to the next; ends it on CLOSE, expiry, or when home's agreement ends. Counts rows and compute time and signs a receipt.
+ *
+ * Thread: loop. Owner: main. SPDX-License-Identifier: AGPL-3.0-or-later */
+#ifndef RING_RING_H
+#define RING_RING_H
+
+#include "proto/message.h"
+
+struct ring;
+struct ring_session;
+
+struct ring_stage {                        /* one stop of a planned ring */
+	uint8_t node[KEY_BYTES];
+	struct layer_range range;
+};
+struct ring_plan {
+	uint8_t model[KEY_BYTES];
+	uint32_t n_layer;
+	size_t n_stages;                   /* the ranges follow each other from 0 to n_layer */
+	struct ring_stage stages[RING_STAGES_MAX];
+};
+
+struct ring_use {                          /* for receipts, the ledger and disclosures */
+	uint8_t session[SESSION_BYTES];
+	uint8_t home[KEY_BYTES], home_association[KEY_BYTES], model[KEY_BYTES], node[KEY_BYTES];
+	uint64_t rows, microseconds;
+};
+
+struct ring_config {
+	uint8_t node[KEY_BYTES], association[KEY_BYTES];
+	const uint8_t *node_secret;        /* SIGN_SECRET_BYTES */
+	uint64_t (*now)(void *arg);                            /* Unix seconds */
+	uint64_t (*monotonic_ms)(void *arg);
+	void (*random)(void *arg, void *out, size_t n);
+	int (*send)(void *arg, const uint8_t node[KEY_BYTES], struct buf *frame);       /* latency link; takes it */
+	int (*engine)(void *arg, const uint8_t model[KEY_BYTES], struct buf *frame);    /* own engine; takes it */
+	bool (*is_up)(void *arg, const uint8_t node[KEY_BYTES]);
+	/* may this home use our stage for this ticket: trust, quota, resident, memory; 0 or an enum err with detail */
+	int (*permit)(void *arg, const struct ticket *ticket, char *detail, size_t size);
+	void (*used)(void *arg, const struct ring_use *use, bool final);        /* as a stage: every 64 rows and at the end */
+	/* as home: a countersigned or fresh receipt of a stage to keep */
+	void (*receipt)(void *arg, const uint8_t *record, size_t n);
+	void *arg;
+};
+
+struct ring_ask {
+	struct ring_plan plan;
+	const int32_t *prompt;             /* copied */
+	size_t n_prompt;
+	uint32_t max_tokens;               /* to generate; prompt + max_tokens <= context */
+	uint32_t context;
+	struct sampling sampling;
+	/* One committed token; its text view lasts for the call. false: enough (a stop string), the ring closes with reason 0. */
+	bool (*on_token)(void *arg, const struct token *token);
+	/* The ring lost a stage: give a new plan (0) or an error to end. failed lists nodes not to use. May be NULL. */
+	int (*on_lost)(void *arg, const uint8_t (*failed)[KEY_BYTES], size_t n_failed, struct ring_plan *plan);
+	/* Exactly once, last: err 0 with finished "stop" (end token or enough) or "length". */
+	void (*on_end)(void *arg, int err, const char *finished, const char *detail);
+	void *arg;
+};
+
+int ring_new(struct ring **out, const struct ring_config *config);
+void ring_free(struct ring *ring);
+
+int ring_ask(struct ring *ring, const struct ring_ask *ask, struct ring_session **out);
+void ring_cancel(struct ring_session *session);        /* closes every stage; on_end is not called */
+/* Per stage of the running or last plan: rows and compute time, as home knows them (remote compute time by receipt; 0 until then). */
+size_t ring_session_use(const struct ring_session *session, struct ring_use *out, size_t max);
+const uint8_t *ring_session_id(const struct ring_session *session);
+
+/* Inputs. Frames from a neighbour (TICKET, READY, ROWS, FAULT, CLOSE, RECEIPT), frames from the own engine (ROWS, TOKENS, READY,
+ * FAULT), a link that went down or a node that may no longer use us, an engine that died, and time. */
+void ring_on_frame(struct ring *ring, const uint8_t from[KEY_BYTES], const struct frame *frame);
+void ring_on_engine(struct ring *ring, const uint8_t model[KEY_BYTES], const struct frame *frame);
+void ring_on_engine_lost(struct ring *ring, const uint8_t model[KEY_BYTES], const char *why);
+void ring_on_peer(struct ring *ring, const uint8_t node[KEY_BYTES], bool up);
+void ring_recheck(struct ring *ring);                  /* trust changed: asks permit() again for every session we serve */
+void ring_tick(struct ring *ring);                     /* about every 250 ms: deadlines, expiry */
+
+struct ring_counts { size_t home, serving; uint64_t rows, tokens, faults; };
+struct ring_counts ring_counts(const struct ring *ring);
+
+#endif

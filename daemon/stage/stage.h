@@ -1,0 +1,74 @@
+/* stage.h: this node's engines: spawned, watched, restarted, quarantined. One process per resident model.
+ *
+ * Frames for an engine are exactly those of proto/message.h. A crash is a clean fault for the sessions in flight and a restart
+ * with backoff; a model whose engine died three times within ten minutes is quarantined until stage_clear().
+ * Hang watch: an engine that owes an answer and shows no progress for `hang_seconds` is killed.
+ * Thread: loop. Owner: main. SPDX-License-Identifier: AGPL-3.0-or-later */
+#ifndef STAGE_STAGE_H
+#define STAGE_STAGE_H
+
+#include <uv.h>
+
+#include "proto/message.h"
+
+struct stage;
+
+enum stage_state { STAGE_NONE, STAGE_STARTING, STAGE_LOADING, STAGE_READY, STAGE_FAILED, STAGE_QUARANTINED };
+
+struct stage_config {
+	uv_loop_t *loop;
+	const char *engine_path;           /* essaim-engine */
+	unsigned threads;                  /* for each engine */
+	unsigned hang_seconds;             /* 0: 120 */
+	/* ROWS, TOKENS, READY and FAULT of an engine, as decoded frames. */
+	void (*on_frame)(void *arg, const uint8_t model[KEY_BYTES], const struct frame *frame);
+	/* state changed; on STAGE_FAILED/QUARANTINED `why` says what and what to do. All its sessions are gone. */
+	void (*on_state)(void *arg, const uint8_t model[KEY_BYTES], enum stage_state state, const char *why);
+	void *arg;
+};
+struct stage_load {                        /* what to make resident */
+	uint8_t model[KEY_BYTES];
+	size_t n_ranges;
+	struct layer_range ranges[RANGES_MAX];
+	uint32_t n_layer, context, sessions;
+	uint64_t memory_max;               /* budget for this engine; 0: none */
+	uint64_t data_limit;               /* RLIMIT_DATA for the process; 0: none */
+	size_t n_fds;
+	int fds[MODEL_FILES_MAX];          /* taken: closed by stage */
+	size_t n_extents;
+	struct model_extent *extents;      /* taken: freed by stage */
+};
+struct stage_info {
+	enum stage_state state;
+	pid_t pid;
+	char engine[NAME_SIZE];
+	bool sandboxed;
+	size_t n_ranges;
+	struct layer_range ranges[RANGES_MAX];
+	uint64_t weight_bytes, kv_bytes, compute_bytes;
+	uint32_t context, sessions, sessions_open, layer_microseconds;
+	unsigned crashes;
+	char why[400];
+};
+
+int stage_open(struct stage **out, const struct stage_config *config);
+void stage_close(struct stage *stage, void (*on_closed)(void *arg), void *arg);   /* SIGTERM, then SIGKILL after 2 s */
+
+/* Starts (or replaces, when the ranges differ) the model's engine. Takes load's descriptors and extents. Restarting after a
+ * crash needs them again: on_state(STAGE_FAILED) and then the caller calls stage_start() anew. */
+int stage_start(struct stage *stage, struct stage_load *load);
+void stage_stop(struct stage *stage, const uint8_t model[KEY_BYTES]);
+void stage_clear(struct stage *stage, const uint8_t model[KEY_BYTES]);            /* out of quarantine */
+int stage_send(struct stage *stage, const uint8_t model[KEY_BYTES], struct buf *frame);   /* takes it; ERR_UNKNOWN, ERR_ENGINE */
+int stage_info(const struct stage *stage, const uint8_t model[KEY_BYTES], struct stage_info *out);
+
+/* Text to tokens by a resident model. */
+int stage_render(struct stage *stage, const uint8_t model[KEY_BYTES], const struct engine_render *render /* request is set here */,
+		 void (*done)(void *arg, int err, const int32_t *tokens, size_t n, const char *why), void *arg);
+/* Runs an engine once over files (fds taken) to learn what they are. */
+int stage_inspect(struct stage *stage, int *fds, size_t n_fds, const char *const *names, uint32_t context,
+		  void (*progress)(void *arg, unsigned permille),
+		  void (*done)(void *arg, int err, struct manifest_body *body /* moved out */, const char *why), void *arg);
+const char *stage_engine_name(const struct stage *stage);     /* "llama 0.7.0 ..." once any engine said hello, else "" */
+
+#endif
