@@ -1,0 +1,40 @@
+/* control.h: the unix socket HOME/control.sock (0600) between `essaim` and `essaimd`.
+ *
+ * One JSON object a line. Client: {"command": NAME, "args": {...}}. Daemon: any number of {"progress": {...}}, then one of
+ * {"ok": true, "result": {...}} or {"ok": false, "error": {"code": "DENIED", "message": "...", "remedy": "..."}}. Several commands may follow
+ * each other on a connection, one at a time. Only the owner of the home (or root) may connect (SO_PEERCRED). Line limit
+ * CONTROL_LINE_MAX. What each command takes and gives: doc/CONTROL.md. Handlers are registered by main (daemon/command_*.c).
+ * Thread: loop. SPDX-License-Identifier: AGPL-3.0-or-later */
+#ifndef CONTROL_CONTROL_H
+#define CONTROL_CONTROL_H
+
+#include <uv.h>
+#include <yyjson.h>
+
+#include "proto/buf.h"
+#include "proto/err.h"
+
+#define CONTROL_LINE_MAX (1u << 20)
+#define CONTROL_CLIENTS_MAX 64
+
+struct control;
+struct control_request;                  /* lives until done or fail, also when the client went away */
+
+typedef void control_handler(void *arg, struct control_request *request, yyjson_val *args /* an object, valid during the call */);
+struct control_command {
+	const char *name;
+	control_handler *handler;
+};
+
+int control_open(struct control **out, uv_loop_t *loop, const char *home, const struct control_command *commands, void *arg,
+		 char *why, size_t why_size);         /* commands end with name NULL */
+void control_close(struct control *control, void (*on_closed)(void *arg), void *arg);
+
+/* doc is freed by these. */
+void control_progress(struct control_request *request, yyjson_mut_doc *doc);
+void control_done(struct control_request *request, yyjson_mut_doc *doc);
+void control_fail(struct control_request *request, int err, const char *remedy /* may be NULL */, const char *format, ...)
+	__attribute__((format(printf, 4, 5)));
+bool control_is_gone(const struct control_request *request);      /* the client hung up: stop when it is cheap to */
+
+#endif
