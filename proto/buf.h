@@ -33,8 +33,8 @@ uint8_t *buf_reserve(struct buf *buf, size_t n);
 void buf_grow(struct buf *buf, size_t n);   /* n <= what was reserved */
 
 void buf_consume(struct buf *buf, size_t n);             /* drops the first n bytes */
-void buf_move(struct buf *to, struct buf *from);         /* releases to, takes from's memory; from is empty */
-const char *buf_cstr(struct buf *buf);                   /* contents with a NUL behind; NULL when no room */
+void buf_move(struct buf *to, struct buf *from);         /* releases to, takes from's memory and max; from is empty */
+const char *buf_cstr(struct buf *buf);                   /* contents with a NUL behind, which does not count towards max; NULL without memory */
 
 /* --- small helpers over plain bytes, little-endian as everything on Essaim's wire --- */
 

@@ -28,7 +28,11 @@ struct pack_limits {
 extern const struct pack_limits pack_limits_head;    /* frames' heads: 64 KiB, depth 6, 4,096 nodes */
 extern const struct pack_limits pack_limits_record;  /* record payloads: 256 KiB, depth 8, 65,536 nodes */
 
-/* Exactly one value and nothing behind it: 0, ERR_LIMIT or ERR_MALFORMED. Never allocates or recurses. */
+#define PACK_DEPTH_MAX 16    /* whatever the limits say: msgpack-c's own stack has 32 */
+#define PACK_KEYS_MAX 256    /* keys of the maps that are open at one point of the walk, in all */
+
+/* Exactly one value and nothing behind it: 0, ERR_LIMIT or ERR_MALFORMED. Never allocates or recurses.
+ * Extension types are let through, for later versions; no getter returns one. */
 int pack_validate(const uint8_t *bytes, size_t n, const struct pack_limits *limits);
 
 /* --- writing: straight into a buffer; err is sticky --- */
@@ -87,7 +91,7 @@ void pack_get_str(struct pack_cursor c, const char *key, char *out, size_t size)
 void pack_get_str_or(struct pack_cursor c, const char *key, char *out, size_t size, const char *otherwise);
 void pack_get_exact(struct pack_cursor c, const char *key, void *out, size_t n);    /* bin of exactly n bytes */
 const uint8_t *pack_borrow_bin(struct pack_cursor c, const char *key, size_t max, size_t *n);  /* points into the bytes */
-const char *pack_borrow_str(struct pack_cursor c, const char *key, size_t max, size_t *n);     /* not NUL-ended */
+const char *pack_borrow_str(struct pack_cursor c, const char *key, size_t max, size_t *n);     /* UTF-8, not NUL-ended */
 struct pack_cursor pack_get(struct pack_cursor c, const char *key);                 /* a map or array below */
 
 /* By index in an array; the same rules. */

@@ -1,0 +1,125 @@
+/* err.c: names and sentences for every error number.
+ *
+ * SPDX-License-Identifier: AGPL-3.0-or-later */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* strerrordesc_np, strerrorname_np */
+#endif
+#include "proto/err.h"
+
+#include <errno.h>
+#include <stddef.h>
+#include <string.h>
+
+struct entry {
+	int err;
+	const char *name;
+	const char *text;
+};
+
+static const struct entry entries[] = {
+	{ 0, "OK", "success" },
+
+	{ ERR_LIMIT, "LIMIT", "past a documented limit" },
+	{ ERR_MALFORMED, "MALFORMED", "malformed data" },
+	{ ERR_SIGNATURE, "SIGNATURE", "signature or authentication tag does not verify" },
+	{ ERR_EXPIRED, "EXPIRED", "expired, or issued in the future (is the clock right?)" },
+	{ ERR_STALE, "STALE", "older than what is held already" },
+	{ ERR_REPLAYED, "REPLAYED", "seen before and valid only once" },
+	{ ERR_DENIED, "DENIED", "not allowed by roster, agreement, key or policy" },
+	{ ERR_UNKNOWN, "UNKNOWN", "no such model, node, session or command" },
+	{ ERR_AMBIGUOUS, "AMBIGUOUS", "several things have this name" },
+	{ ERR_VERSION, "VERSION", "no protocol version in common (one side needs an upgrade)" },
+	{ ERR_BUSY, "BUSY", "busy: queue, quota or budget is used up, try again later" },
+	{ ERR_CANCELLED, "CANCELLED", "cancelled: the asker went away" },
+	{ ERR_CRYPTO, "CRYPTO", "key or handshake is not usable" },
+	{ ERR_MODEL, "MODEL", "model file cannot be used" },
+	{ ERR_UNSUPPORTED, "UNSUPPORTED", "this version cannot do that" },
+	{ ERR_NEED_REPLAY, "NEED_REPLAY", "a stage no longer has the earlier positions" },
+	{ ERR_BUDGET, "BUDGET", "does not fit the memory or quota granted" },
+	{ ERR_ENGINE, "ENGINE", "the engine process ended or answered nonsense" },
+	{ ERR_ARRIVING, "ARRIVING", "the model's weights are still being fetched" },
+	{ ERR_UNREACHABLE, "UNREACHABLE", "no stage, node or address could be reached" },
+	{ ERR_CONTEXT, "CONTEXT", "the prompt is longer than the model's context" },
+	{ ERR_CONFIG, "CONFIG", "configuration cannot be used" },
+	{ ERR_USED, "USED", "the invitation was used before" },
+	{ ERR_CHANGED, "CHANGED", "the file changed or vanished while it was in use" },
+
+	/* The errno that people meet, in this project's case; the rest is the C library's text. */
+	{ -EACCES, "EACCES", "permission denied" },
+	{ -EADDRINUSE, "EADDRINUSE", "address already in use" },
+	{ -EADDRNOTAVAIL, "EADDRNOTAVAIL", "address not available on this machine" },
+	{ -EAGAIN, "EAGAIN", "not ready yet" },
+	{ -EBADF, "EBADF", "bad file descriptor" },
+	{ -EBUSY, "EBUSY", "device or resource busy" },
+	{ -ECONNABORTED, "ECONNABORTED", "connection aborted" },
+	{ -ECONNREFUSED, "ECONNREFUSED", "connection refused" },
+	{ -ECONNRESET, "ECONNRESET", "connection reset by the other side" },
+	{ -EDQUOT, "EDQUOT", "disk quota exceeded" },
+	{ -EEXIST, "EEXIST", "file exists already" },
+	{ -EFBIG, "EFBIG", "file too large" },
+	{ -EHOSTUNREACH, "EHOSTUNREACH", "no route to the host" },
+	{ -EINTR, "EINTR", "interrupted" },
+	{ -EINVAL, "EINVAL", "invalid argument" },
+	{ -EIO, "EIO", "input/output error" },
+	{ -EISDIR, "EISDIR", "is a directory" },
+	{ -EMFILE, "EMFILE", "too many open files in this process" },
+	{ -ENAMETOOLONG, "ENAMETOOLONG", "file name too long" },
+	{ -ENETUNREACH, "ENETUNREACH", "network is unreachable" },
+	{ -ENFILE, "ENFILE", "too many open files on this machine" },
+	{ -ENOENT, "ENOENT", "no such file or directory" },
+	{ -ENOMEM, "ENOMEM", "out of memory" },
+	{ -ENOSPC, "ENOSPC", "no space left on the disk" },
+	{ -ENOTCONN, "ENOTCONN", "not connected" },
+	{ -ENOTDIR, "ENOTDIR", "not a directory" },
+	{ -ENOTEMPTY, "ENOTEMPTY", "directory not empty" },
+	{ -EPERM, "EPERM", "operation not permitted" },
+	{ -EPIPE, "EPIPE", "the other side closed the pipe" },
+	{ -EROFS, "EROFS", "read-only file system" },
+	{ -ETIMEDOUT, "ETIMEDOUT", "timed out" },
+
+	/* libuv's own, which are no errno on Linux (uv/errno.h); proto does not link libuv. */
+	{ -3000, "EAI_ADDRFAMILY", "the host has no address of this family" },
+	{ -3001, "EAI_AGAIN", "name resolution failed for now" },
+	{ -3002, "EAI_BADFLAGS", "bad flags for name resolution" },
+	{ -3003, "EAI_CANCELED", "name resolution cancelled" },
+	{ -3004, "EAI_FAIL", "name resolution failed for good" },
+	{ -3005, "EAI_FAMILY", "address family not supported" },
+	{ -3006, "EAI_MEMORY", "out of memory in name resolution" },
+	{ -3007, "EAI_NODATA", "the host name has no address" },
+	{ -3008, "EAI_NONAME", "unknown host name or service" },
+	{ -3009, "EAI_OVERFLOW", "argument buffer overflow in name resolution" },
+	{ -3010, "EAI_SERVICE", "service not available for this kind of socket" },
+	{ -3011, "EAI_SOCKTYPE", "socket type not supported" },
+	{ -3013, "EAI_BADHINTS", "bad hints for name resolution" },
+	{ -3014, "EAI_PROTOCOL", "resolved protocol is unknown" },
+	{ -4028, "EFTYPE", "inappropriate file type or format" },
+	{ -4080, "ECHARSET", "invalid Unicode character" },
+	{ -4094, "EUNKNOWN", "unknown system error" },
+	{ -4095, "EOF", "end of file" },
+};
+
+static const struct entry *find(int err)
+{
+	for (size_t i = 0; i < sizeof(entries) / sizeof(entries[0]); i++)
+		if (entries[i].err == err)
+			return &entries[i];
+	return NULL;
+}
+
+const char *err_str(int err)
+{
+	const struct entry *entry = find(err);
+	if (entry)
+		return entry->text;
+	const char *text = err < 0 && err > -1000 ? strerrordesc_np(-err) : NULL;
+	return text ? text : "unknown error";
+}
+
+const char *err_name(int err)
+{
+	const struct entry *entry = find(err);
+	if (entry)
+		return entry->name;
+	const char *name = err < 0 && err > -1000 ? strerrorname_np(-err) : NULL;
+	return name ? name : "ERROR";
+}
