@@ -134,6 +134,7 @@ struct advert_body {
 	uint64_t free_bytes;           /* of it, not used by resident shards */
 	uint32_t load_permille;        /* of the threads shared, the last ten seconds */
 	bool paused;                   /* shares nothing just now */
+	bool home;                     /* answers its own members: wants the two ends of each model */
 	char engine[NAME_SIZE];        /* "llama 0.7.0 q1a2b3c4 cpu": library, quirk table, back end (D2) */
 	size_t n_models;
 	struct advert_model *models;   /* heap */
@@ -198,6 +199,10 @@ struct manifest_body {
 	uint64_t parameters;
 	bool splittable;               /* false: whole on one node only */
 	char why_whole[128];           /* when not splittable */
+	/* Boundaries where a shard may not begin or end, although the model is splittable (both kinds of layer of a
+	 * patterned model must stay in every shard): bit c % 8 of byte c / 8 for the boundary before layer c.
+	 * Read it with manifest_may_cut(). Key "no_cut", bin of n_layer / 8 + 1 bytes; absent: none. */
+	uint8_t no_cut[MODEL_LAYERS_MAX / 8 + 1];
 	uint32_t row_bytes;            /* activations between stages: n_embd * 4 */
 	uint64_t kv_bytes_token_layer; /* KV or state bytes, one position in one layer, the largest layer */
 	uint64_t compute_bytes;        /* compute buffers of one shard at the fixed chunk, as the engine measured */
@@ -246,5 +251,13 @@ void model_id(uint8_t out[KEY_BYTES], const struct model_file *files, size_t n);
  * with end == n_layer. */
 bool manifest_group_in(const struct manifest_body *b, uint32_t group, const struct layer_range *ranges, size_t n);
 uint64_t manifest_bytes(const struct manifest_body *b, const struct layer_range *ranges, size_t n);
+
+/* True when a shard may begin or end before layer c. 0 and n_layer always; others only in a splittable model. */
+static inline bool manifest_may_cut(const struct manifest_body *b, uint32_t c)
+{
+	if (c == 0 || c == b->n_layer)
+		return true;
+	return b->splittable && c < b->n_layer && !(b->no_cut[c / 8] >> c % 8 & 1);
+}
 
 #endif
