@@ -72,13 +72,19 @@ struct record {                    /* a view of verified bytes */
 };
 
 /* Shape, limits and signature; not expiry (the clock is the caller's: see record_is_current()) and not
- * whether the signer may say so. ERR_MALFORMED, ERR_LIMIT, ERR_SIGNATURE. The view points into bytes. */
+ * whether the signer may say so. ERR_MALFORMED, ERR_LIMIT, ERR_SIGNATURE, or ERR_UNSUPPORTED for a kind of a later
+ * version. The view points into bytes. */
 int record_open(struct record *out, const uint8_t *bytes, size_t n);
+/* The same without the signature, for a caller that knows it verified these very bytes before (by their hash). */
+int record_parse(struct record *out, const uint8_t *bytes, size_t n);
+/* 0 when the kind's own xxx_read() takes the body. */
+int record_check_body(const struct record *record);
 /* 0, or ERR_EXPIRED when now is past expires or issued is over RECORD_FUTURE_S ahead of now. */
 int record_is_current(const struct record *record, uint64_t now);
 
 /* Signs and appends a whole record. head's kind, association, subject, sequence, issued and expires are
- * taken; signer is the public half of secret. body(w, arg) writes the kind's own keys: exactly `pairs` of them. */
+ * taken; signer is the public half of secret. body(w, arg) writes the kind's own keys: exactly `pairs` of them.
+ * What record_open() or xxx_read() would refuse is not signed: the same errors. */
 int record_sign(struct buf *out, const struct record *head, const uint8_t secret[SIGN_SECRET_BYTES], size_t pairs,
 		void (*body)(struct pack_writer *w, const void *arg), const void *arg);
 
@@ -110,6 +116,7 @@ struct card_body {
 	char addresses[CARD_ADDRESSES_MAX][ADDRESS_SIZE];
 	uint16_t torrent_port;         /* 0: none; the host is that of the addresses */
 };
+bool card_address_is_valid(const char *address);       /* "host:port", "192.0.2.1:port" or "[v6]:port" */
 
 /* A half-open range of layers [first, end). A range with first == 0 has the embedding; one with
  * end == the model's n_layer has the output norm, the output matrix and the sampler. */
@@ -157,21 +164,26 @@ struct approval_body {
 	bool withdrawn;
 };
 struct receipt_body {
+	uint8_t node[KEY_BYTES];       /* who computed: the signer. receipt_read() fills it; not a key of its own on the wire */
 	uint8_t session[16];
 	uint8_t home[KEY_BYTES];       /* node that asked */
 	uint8_t home_association[KEY_BYTES];
 	uint8_t model[KEY_BYTES];
 	uint64_t rows, stage_microseconds, millijoules;
 	bool joules_measured;          /* false: estimated */
-	uint8_t countersignature[SIGNATURE_BYTES];     /* home's, over the same bytes without this key; zero until then */
+	uint8_t countersignature[SIGNATURE_BYTES];     /* home's, over node and all of the above; zero until then */
 };
 
 /* Model id: BLAKE2b-256 over "essaim-model-1" and the ordered BitTorrent v2 roots of its files. */
 #define MODEL_FILES_MAX 64
+#define MODEL_FILE_MAX (UINT64_C(1) << 46)     /* bytes of one file: 64 TiB */
 #define MODEL_LAYERS_MAX 1024
 #define MODEL_EXTENTS_MAX 4096
+#define MODEL_EMBD_MAX 65536u                  /* floats of one row: 32 of them are FRAME_TAIL_MAX */
+#define MODEL_VOCAB_MAX (1u << 24)
+#define CONTEXT_MAX (1u << 24)                 /* positions of one session */
 struct model_file {
-	char name[256];                /* base name only: no '/', not "." or ".." */
+	char name[256];                /* base name only: no '/', no '.' in front, no control characters */
 	uint64_t size;
 	uint8_t root[KEY_BYTES];       /* BEP 52 pieces root */
 	uint8_t sha256[KEY_BYTES];     /* the publisher's claim until someone holds the whole file; zero: not said */
@@ -210,7 +222,7 @@ struct manifest_body {
 	size_t n_files;
 	struct model_file *files;      /* heap */
 	size_t n_extents;
-	struct model_extent *extents;  /* heap; sorted by group, file, offset */
+	struct model_extent *extents;  /* heap; sorted by group, file, offset; within a group they do not overlap */
 	size_t info_length;            /* the torrent's metainfo (bencoded, hybrid, with piece layers); may be 0 */
 	uint8_t *info;                 /* heap */
 };
@@ -235,7 +247,8 @@ int approval_sign(struct buf *out, struct record *head, const struct approval_bo
 int approval_read(const struct record *r, struct approval_body *b);
 int receipt_sign(struct buf *out, struct record *head, const struct receipt_body *b, const uint8_t *node_secret);
 int receipt_read(const struct record *r, struct receipt_body *b);
-/* Home's signature over a receipt it agrees with: into out; the record is signed again by the stage with it. */
+/* Home's signature over a receipt it agrees with: into out; the record is signed again by the stage with it. Both take b->node
+ * into account, so a stage that checks its own receipt fills it. ERR_DENIED when the secret is not b->home's. */
 int receipt_countersign(const struct receipt_body *b, const uint8_t *home_secret, uint8_t out[SIGNATURE_BYTES]);
 int receipt_verify_countersignature(const struct receipt_body *b);
 int manifest_sign(struct buf *out, struct record *head, const struct manifest_body *b, const uint8_t *node_secret);
@@ -246,7 +259,7 @@ int manifest_pack(struct pack_writer *w, const struct manifest_body *b);
 int manifest_unpack(struct pack_cursor c, struct manifest_body *b);
 void model_id(uint8_t out[KEY_BYTES], const struct model_file *files, size_t n);
 
-/* Bytes of weights that a shard of [first, end) reads, and which extents those are. Pure; used by placement, store and
+/* Bytes of weights that a shard of these ranges reads (what two groups share, as tied embeddings do, counts once), and which extents those are. Pure; used by placement, store and
  * engine alike. GROUP_HEADER counts always, GROUP_SHARED always, GROUP_EMBEDDING with first == 0, GROUP_OUTPUT
  * with end == n_layer. */
 bool manifest_group_in(const struct manifest_body *b, uint32_t group, const struct layer_range *ranges, size_t n);

@@ -27,23 +27,6 @@ struct route_model {
 	char why[200];                  /* when not ready: what is missing and what to do */
 };
 
-struct route_config {
-	struct ring *ring;
-	uint64_t (*monotonic_us)(void *arg);
-	void (*random)(void *arg, void *out, size_t n);
-	size_t (*models)(void *arg, struct route_model *out, size_t max);
-	/* every node that advertises the model, this one included */
-	size_t (*nodes)(void *arg, const uint8_t model[KEY_BYTES], struct routing_node *out, size_t max);
-	int (*render)(void *arg, const uint8_t model[KEY_BYTES], const struct engine_render *render,
-		      void (*done)(void *arg, int err, const int32_t *tokens, size_t n, const char *why), void *done_arg);
-	/* for disclosures and tables */
-	void (*describe)(void *arg, const uint8_t node[KEY_BYTES], char name[NAME_SIZE], char association[NAME_SIZE]);
-	void *arg;
-};
-
-int route_new(struct route **out, const struct route_config *config);
-void route_free(struct route *route);   /* cancels what runs; no callbacks */
-
 struct route_stage {                    /* of the ring that answered, home first */
 	uint8_t node[KEY_BYTES];
 	char name[NAME_SIZE], association[NAME_SIZE];
@@ -62,6 +45,25 @@ struct route_result {
 	struct route_stage stages[RING_STAGES_MAX];
 	char model[2 * NAME_SIZE];      /* alias that answered */
 };
+
+struct route_config {
+	struct ring *ring;
+	uint64_t (*monotonic_us)(void *arg);
+	void (*random)(void *arg, void *out, size_t n);
+	size_t (*models)(void *arg, struct route_model *out, size_t max);
+	/* every node that advertises the model, this one included */
+	size_t (*nodes)(void *arg, const uint8_t model[KEY_BYTES], struct routing_node *out, size_t max);
+	int (*render)(void *arg, const uint8_t model[KEY_BYTES], const struct engine_render *render,
+		      void (*done)(void *arg, int err, const int32_t *tokens, size_t n, const char *why), void *done_arg);
+	/* for disclosures and tables */
+	void (*describe)(void *arg, const uint8_t node[KEY_BYTES], char name[NAME_SIZE], char association[NAME_SIZE]);
+	/* every question's end: figures for the disclosure, never text. May be NULL. */
+	void (*answered)(void *arg, const struct route_result *result);
+	void *arg;
+};
+
+int route_new(struct route **out, const struct route_config *config);
+void route_free(struct route *route);   /* cancels what runs; no callbacks */
 
 struct route_ask {
 	const char *model;              /* "name", "name@association" or the id's hexadecimal (8 digits or more) */

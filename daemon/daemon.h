@@ -1,0 +1,137 @@
+/* daemon.h: the whole node: every room, and what connects them. Only the files of daemon/ itself include it.
+ *
+ *   main.c          start-up table, signals, drain
+ *   init.c          essaimd --init: a new home folder
+ *   config.c        essaim.conf
+ *   records.c       this node's own records (card, advert, steward's), saving all records
+ *   residency.c     placement -> store -> stage: what this node holds and runs
+ *   views.c         read-only views for route, permission for ring, metrics
+ *   command_*.c     what the command line asks for, over control/
+ *
+ * Thread: loop. SPDX-License-Identifier: AGPL-3.0-or-later */
+#ifndef DAEMON_DAEMON_H
+#define DAEMON_DAEMON_H
+
+#include <uv.h>
+#include <yyjson.h>
+
+#include "daemon/api/api.h"
+#include "daemon/config.h"
+#include "daemon/control/control.h"
+#include "daemon/ledger/ledger.h"
+#include "daemon/mesh/mesh.h"
+#include "daemon/ring/ring.h"
+#include "daemon/route/placement.h"
+#include "daemon/route/route.h"
+#include "daemon/stage/stage.h"
+#include "daemon/store/store.h"
+#include "daemon/trust/trust.h"
+
+#define DAEMON_MODELS_MAX 64
+
+/* A model that this node knows of, and how far it has come here. Owner: residency.c. */
+struct residency {
+	uint8_t model[KEY_BYTES];
+	bool approved;                              /* this association runs it */
+	size_t n_placed;
+	struct layer_range placed[RANGES_MAX];      /* chosen by placement */
+	uint64_t cost;                              /* of placed, against the budget */
+	enum stage_state state;
+	bool start_pending;                         /* start the engine when the store is ready */
+	uint64_t retry_at;                          /* monotonic ms; 0: not waiting */
+	unsigned attempts;
+	char why[400];
+};
+
+struct daemon {
+	uv_loop_t *loop;
+	const char *home;
+	struct config config;
+	struct keys keys;
+	int lock_fd;
+	bool draining, closing;
+
+	struct trust *trust;
+	struct ledger *ledger;
+	struct mesh *mesh;
+	struct store *store;
+	struct stage *stage;
+	struct ring *ring;
+	struct route *route;
+	struct api *api;
+	struct control *control;
+
+	uv_timer_t tick;                            /* 250 ms */
+	uv_signal_t sigterm, sigint, sighup;
+	unsigned open_handles;
+
+	size_t n_models;
+	struct residency models[DAEMON_MODELS_MAX];
+	bool placement_due;
+	uint64_t placement_at, torrent_peers_at;    /* monotonic ms */
+	uint64_t trust_generation;
+
+	bool advert_due, card_due, saving, save_due;
+	uint64_t advert_at, card_at, roster_at, save_at;     /* monotonic ms of the next */
+	uint64_t last_sequence;
+
+	char *last_answer;                          /* JSON of the last disclosure; figures, never text. Heap */
+	uint64_t started;                           /* Unix seconds */
+};
+
+/* main.c */
+uint64_t daemon_now(const struct daemon *d);        /* Unix seconds */
+uint64_t daemon_ms(const struct daemon *d);         /* monotonic milliseconds */
+
+/* init.c */
+int init_run(const char *home, int argc, char **argv);   /* an exit status */
+
+/* records.c: sign, publish, save */
+uint64_t records_sequence(struct daemon *d);             /* larger than any this node has used */
+int records_publish(struct daemon *d, struct buf *record);   /* into trust and the mesh; releases it */
+int records_publish_roster(struct daemon *d, const uint8_t (*nodes)[KEY_BYTES], size_t n);
+int records_offer(struct daemon *d, const uint8_t association[KEY_BYTES], const struct agreement_body *terms, uint32_t days);
+int records_accept(struct daemon *d, const uint8_t grantor[KEY_BYTES], bool declined);
+int records_approve(struct daemon *d, const uint8_t model[KEY_BYTES], bool withdrawn);
+void records_tick(struct daemon *d);                     /* card, advert, roster, saving when due */
+void records_changed(struct daemon *d);                  /* trust changed: save soon, look again at everything */
+int records_load(struct daemon *d, char *why, size_t why_size);
+void records_save_now(struct daemon *d);                 /* at the end; blocks */
+int records_on_join(void *arg, enum invitation_role role, const uint8_t node[KEY_BYTES], const uint8_t association[KEY_BYTES],
+		    const uint8_t invitation[16]);
+
+/* residency.c */
+void residency_tick(struct daemon *d);
+void residency_refresh(struct daemon *d);                /* manifests, approvals, adverts changed */
+struct residency *residency_find(struct daemon *d, const uint8_t model[KEY_BYTES]);
+void residency_on_store(void *arg, const uint8_t model[KEY_BYTES]);
+void residency_on_stage(void *arg, const uint8_t model[KEY_BYTES], enum stage_state state, const char *why);
+uint64_t residency_used(const struct daemon *d);
+uint32_t residency_context(const struct daemon *d, const struct manifest_body *manifest);
+
+/* views.c */
+size_t views_models(void *arg, struct route_model *out, size_t max);
+size_t views_nodes(void *arg, const uint8_t model[KEY_BYTES], struct routing_node *out, size_t max);
+void views_describe(void *arg, const uint8_t node[KEY_BYTES], char name[NAME_SIZE], char association[NAME_SIZE]);
+int views_render(void *arg, const uint8_t model[KEY_BYTES], const struct engine_render *render,
+		 void (*done)(void *arg, int err, const int32_t *tokens, size_t n, const char *why), void *done_arg);
+int views_permit(void *arg, const struct ticket *ticket, char *detail, size_t size);
+void views_metrics(void *arg, struct buf *out);
+void views_publisher(const struct daemon *d, const uint8_t model[KEY_BYTES], char association[NAME_SIZE], uint64_t *created);
+
+/* command_*.c */
+extern const struct control_command command_table[];
+control_handler command_status, command_peers, command_disclosure, command_ring;
+control_handler command_invite, command_join, command_agreement_offer, command_agreement_accept, command_agreement_revoke,
+	command_agreement_list, command_roster_list, command_roster_remove;
+control_handler command_model_add, command_model_list, command_model_pull, command_model_remove, command_model_clear;
+void command_models_into(struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val *array, const uint8_t *only);
+void command_agreements_into(struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val *array);
+void command_peers_into(struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val *array);
+/* MODEL, NODE and ASSOCIATION arguments; on failure the request has been answered and the result is negative. */
+int command_find_model(struct daemon *d, struct control_request *r, yyjson_val *args, uint8_t model[KEY_BYTES]);
+int command_find_association(struct daemon *d, struct control_request *r, yyjson_val *args, uint8_t association[KEY_BYTES]);
+void command_answered(void *arg, const struct route_result *result);      /* for `essaim` disclosures; figures, never text */
+const char *json_hex(yyjson_mut_doc *doc, const uint8_t *bytes, size_t n);   /* text owned by doc */
+
+#endif

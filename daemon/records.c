@@ -1,0 +1,370 @@
+/* This node's own records, and the saving of all.
+ *
+ * A card lives 30 days and is signed anew every day; an advert lives three minutes and is signed every minute or as soon as something in it
+ * changed (at most once a second); the roster lives 90 days and is signed anew every week where the steward key is.
+ *
+ * SPDX-License-Identifier: AGPL-3.0-or-later */
+#include <ifaddrs.h>
+#include <net/if.h>
+#include <netdb.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/time.h>
+
+#include "daemon/daemon.h"
+#include "daemon/trust/records_file.h"
+#include "proto/log.h"
+#include "proto/text.h"
+
+#define DAY_S 86400u
+#define CARD_LIFE_S (30 * DAY_S)
+#define CARD_AGAIN_MS (DAY_S * 1000ull)
+#define ADVERT_LIFE_S 180
+#define ADVERT_AGAIN_MS 60000
+#define ADVERT_LEAST_MS 1000
+#define ROSTER_LIFE_S (90 * DAY_S)
+#define ROSTER_AGAIN_MS (7ull * DAY_S * 1000)
+#define SAVE_AFTER_MS 500
+
+uint64_t records_sequence(struct daemon *d)
+{
+	struct timeval tv;
+	gettimeofday(&tv, NULL);
+	uint64_t now = (uint64_t)tv.tv_sec * 1000 + (uint64_t)tv.tv_usec / 1000;
+	d->last_sequence = now > d->last_sequence ? now : d->last_sequence + 1;
+	return d->last_sequence;
+}
+
+static struct record head_of(struct daemon *d, enum record_kind kind, const uint8_t *subject, uint64_t life)
+{
+	struct record head = {.kind = kind};
+	memcpy(head.association, d->keys.association, KEY_BYTES);
+	memcpy(head.subject, subject ? subject : d->keys.association, KEY_BYTES);
+	head.issued = daemon_now(d);
+	head.expires = head.issued + life;
+	head.sequence = records_sequence(d);
+	return head;
+}
+
+int records_publish(struct daemon *d, struct buf *record)
+{
+	int err = d->mesh ? mesh_publish(d->mesh, record->data, record->length)
+			  : trust_accept(d->trust, record->data, record->length, daemon_now(d));
+	buf_release(record);
+	if (err < 0) {
+		log_warning("a record of our own was not accepted: %s", err_str(err));
+		return err;
+	}
+	records_changed(d);
+	return 0;
+}
+
+void records_changed(struct daemon *d)
+{
+	d->save_due = true;
+	uint64_t at = daemon_ms(d) + SAVE_AFTER_MS;
+	if (!d->save_at || d->save_at > at)
+		d->save_at = at;
+	uint64_t generation = trust_generation(d->trust);
+	if (generation == d->trust_generation)
+		return;
+	d->trust_generation = generation;
+	if (d->ring)
+		ring_recheck(d->ring);
+	residency_refresh(d);
+}
+
+/* Addresses for the card: the configured ones, or those of the interfaces that are up. Loopback counts only when the daemon listens on
+ * nothing else. */
+static void own_addresses(struct daemon *d, struct card_body *card)
+{
+	uint16_t port = mesh_port(d->mesh);
+	const struct config *c = &d->config;
+	if (c->n_addresses) {
+		card->n_addresses = c->n_addresses;
+		memcpy(card->addresses, c->addresses, sizeof card->addresses);
+		return;
+	}
+	bool any = !strcmp(c->link_listen, "::") || !strcmp(c->link_listen, "0.0.0.0");
+	if (!any) {
+		snprintf(card->addresses[card->n_addresses++], ADDRESS_SIZE, strchr(c->link_listen, ':') ? "[%s]:%u" : "%s:%u",
+			 c->link_listen, port);
+		return;
+	}
+	struct ifaddrs *list = NULL;
+	if (getifaddrs(&list))
+		return;
+	for (int family_pass = 0; family_pass < 2; family_pass++) {
+		int family = family_pass ? AF_INET6 : AF_INET;
+		for (struct ifaddrs *i = list; i && card->n_addresses < CARD_ADDRESSES_MAX; i = i->ifa_next) {
+			char host[64];
+			if (!i->ifa_addr || i->ifa_addr->sa_family != family || !(i->ifa_flags & IFF_UP) || (i->ifa_flags & IFF_LOOPBACK))
+				continue;
+			if (getnameinfo(i->ifa_addr, family == AF_INET ? sizeof(struct sockaddr_in) : sizeof(struct sockaddr_in6), host,
+					sizeof host, NULL, 0, NI_NUMERICHOST) ||
+			    strchr(host, '%'))         /* link-local addresses mean nothing elsewhere */
+				continue;
+			snprintf(card->addresses[card->n_addresses++], ADDRESS_SIZE, family == AF_INET ? "%s:%u" : "[%s]:%u", host, port);
+		}
+	}
+	freeifaddrs(list);
+	if (!card->n_addresses)
+		snprintf(card->addresses[card->n_addresses++], ADDRESS_SIZE, "127.0.0.1:%u", port);
+}
+
+static void publish_card(struct daemon *d)
+{
+	struct card_body card = {.version_low = PROTOCOL_VERSION, .version_high = PROTOCOL_VERSION, .torrent_port = store_port(d->store)};
+	text_copy(card.name, sizeof card.name, d->config.node_name);
+	memcpy(card.link_key, d->keys.link, KEY_BYTES);
+	own_addresses(d, &card);
+	struct record head = head_of(d, RECORD_CARD, d->keys.node, CARD_LIFE_S);
+	struct buf out;
+	buf_init(&out, RECORD_MAX);
+	int err = card_sign(&out, &head, &card, d->keys.node_secret);
+	if (err) {
+		log_error("this node's card cannot be made: %s", err_str(err));
+		buf_release(&out);
+		return;
+	}
+	records_publish(d, &out);
+}
+
+static void publish_advert(struct daemon *d)
+{
+	struct advert_body advert = {.budget_bytes = d->config.share_memory, .paused = d->config.share_paused || d->draining};
+	uint64_t used = residency_used(d);
+	advert.free_bytes = used < advert.budget_bytes ? advert.budget_bytes - used : 0;
+	text_copy(advert.engine, sizeof advert.engine, stage_engine_name(d->stage));
+	struct advert_model *models = calloc(d->n_models + 1, sizeof *models);
+	if (!models)
+		return;
+	advert.models = models;
+	for (size_t i = 0; i < d->n_models && advert.n_models < ADVERT_MODELS_MAX; i++) {
+		const struct residency *r = &d->models[i];
+		struct stage_info info;
+		struct store_status status;
+		bool resident = !stage_info(d->stage, r->model, &info) && info.state == STAGE_READY;
+		bool complete = !store_status(d->store, r->model, &status) && status.complete;
+		if (!r->n_placed && !resident && !complete)
+			continue;
+		struct advert_model *m = &models[advert.n_models++];
+		memcpy(m->model, r->model, KEY_BYTES);
+		m->n_placed = r->n_placed;
+		memcpy(m->placed, r->placed, sizeof m->placed);
+		m->complete = complete;
+		if (resident) {
+			m->n_resident = info.n_ranges;
+			memcpy(m->resident, info.ranges, sizeof m->resident);
+			m->layer_microseconds = info.layer_microseconds;
+			m->sessions_free = info.sessions > info.sessions_open ? info.sessions - info.sessions_open : 0;
+		}
+	}
+	struct record head = head_of(d, RECORD_ADVERT, d->keys.node, ADVERT_LIFE_S);
+	struct buf out;
+	buf_init(&out, RECORD_MAX);
+	int err = advert_sign(&out, &head, &advert, d->keys.node_secret);
+	free(models);
+	if (err) {
+		log_error("this node's advert cannot be made: %s", err_str(err));
+		buf_release(&out);
+		return;
+	}
+	records_publish(d, &out);
+}
+
+int records_publish_roster(struct daemon *d, const uint8_t (*nodes)[KEY_BYTES], size_t n)
+{
+	if (!d->keys.has_steward)
+		return ERR_DENIED;
+	struct roster_body roster = {.n_nodes = n, .nodes = (uint8_t(*)[KEY_BYTES])nodes};
+	struct record head = head_of(d, RECORD_ROSTER, NULL, ROSTER_LIFE_S);
+	struct buf out;
+	buf_init(&out, RECORD_MAX);
+	int err = roster_sign(&out, &head, &roster, d->keys.steward_secret);
+	if (err) {
+		buf_release(&out);
+		return err;
+	}
+	return records_publish(d, &out);
+}
+
+static void renew_roster(struct daemon *d)
+{
+	const struct record *r = trust_find(d->trust, RECORD_ROSTER, d->keys.association, d->keys.association, daemon_now(d));
+	struct roster_body roster = {0};
+	if (!r || daemon_now(d) < r->issued + 7 * DAY_S || roster_read(r, &roster))
+		return;
+	records_publish_roster(d, (const uint8_t(*)[KEY_BYTES])roster.nodes, roster.n_nodes);
+	roster_free(&roster);
+}
+
+int records_offer(struct daemon *d, const uint8_t association[KEY_BYTES], const struct agreement_body *terms, uint32_t days)
+{
+	if (!d->keys.has_steward)
+		return ERR_DENIED;
+	struct record head = head_of(d, RECORD_AGREEMENT, association, (uint64_t)days * DAY_S);
+	struct buf out;
+	buf_init(&out, RECORD_MAX);
+	int err = agreement_sign(&out, &head, terms, d->keys.steward_secret);
+	if (err) {
+		buf_release(&out);
+		return err;
+	}
+	return records_publish(d, &out);
+}
+
+int records_accept(struct daemon *d, const uint8_t grantor[KEY_BYTES], bool declined)
+{
+	if (!d->keys.has_steward)
+		return ERR_DENIED;
+	uint64_t now = daemon_now(d);
+	const struct record *agreement = trust_find(d->trust, RECORD_AGREEMENT, grantor, d->keys.association, now);
+	if (!agreement)
+		return ERR_UNKNOWN;
+	struct acceptance_body acceptance = {.declined = declined};
+	memcpy(acceptance.agreement, agreement->hash, KEY_BYTES);
+	struct record head = head_of(d, RECORD_ACCEPTANCE, grantor, agreement->expires > now ? agreement->expires - now : 0);
+	struct buf out;
+	buf_init(&out, RECORD_MAX);
+	int err = acceptance_sign(&out, &head, &acceptance, d->keys.steward_secret);
+	if (err) {
+		buf_release(&out);
+		return err;
+	}
+	return records_publish(d, &out);
+}
+
+int records_approve(struct daemon *d, const uint8_t model[KEY_BYTES], bool withdrawn)
+{
+	if (!d->keys.has_steward)
+		return ERR_DENIED;
+	struct approval_body approval = {.withdrawn = withdrawn};
+	struct record head = head_of(d, RECORD_APPROVAL, model, 365ull * DAY_S);
+	struct buf out;
+	buf_init(&out, RECORD_MAX);
+	int err = approval_sign(&out, &head, &approval, d->keys.steward_secret);
+	if (err) {
+		buf_release(&out);
+		return err;
+	}
+	return records_publish(d, &out);
+}
+
+/* An invitation of ours was used. A node enters the roster; a partner is offered the use of our nodes, within modest limits that the
+ * administrator can change with `essaim agreement offer`. */
+int records_on_join(void *arg, enum invitation_role role, const uint8_t node[KEY_BYTES], const uint8_t association[KEY_BYTES],
+		    const uint8_t invitation[16])
+{
+	struct daemon *d = arg;
+	if (role == INVITATION_PARTNER) {
+		struct agreement_body terms = {.tokens_per_day = 1000000, .stage_seconds_per_day = 36000, .priority = 5};
+		return records_offer(d, association, &terms, 365);
+	}
+	uint64_t now = daemon_now(d);
+	const struct record *r = trust_find(d->trust, RECORD_ROSTER, d->keys.association, d->keys.association, now);
+	struct roster_body roster = {0};
+	if (!r || roster_read(r, &roster))
+		return ERR_DENIED;
+	int err = 0;
+	bool there = false;
+	for (size_t i = 0; i < roster.n_nodes; i++)
+		there |= !memcmp(roster.nodes[i], node, KEY_BYTES);
+	if (!there && roster.n_nodes == ROSTER_NODES_MAX)
+		err = ERR_LIMIT;
+	if (!err && !there) {
+		uint8_t(*nodes)[KEY_BYTES] = calloc(roster.n_nodes + 1, KEY_BYTES);
+		if (!nodes)
+			err = UV_ENOMEM;
+		else {
+			memcpy(nodes, roster.nodes, roster.n_nodes * KEY_BYTES);
+			memcpy(nodes[roster.n_nodes], node, KEY_BYTES);
+			err = records_publish_roster(d, (const uint8_t(*)[KEY_BYTES])nodes, roster.n_nodes + 1);
+			free(nodes);
+		}
+	}
+	roster_free(&roster);
+	return err;
+}
+
+/* --- saving -------------------------------------------------------------------------------------- */
+
+struct saving {
+	uv_work_t work;
+	struct daemon *daemon;
+	struct buf all;            /* records_file's form */
+	int err;
+};
+
+static void save_work(uv_work_t *work)
+{
+	struct saving *s = work->data;
+	s->err = records_file_write(s->daemon->home, s->all.data, s->all.length);
+}
+
+static void save_after(uv_work_t *work, int status)
+{
+	struct saving *s = work->data;
+	struct daemon *d = s->daemon;
+	d->saving = false;
+	if (s->err) {
+		log_error("records cannot be saved in %s/records: %s (free some space or mend the folder's rights; it is tried again)", d->home,
+			  err_str(s->err));
+		d->save_due = true;
+		d->save_at = daemon_ms(d) + 30000;
+	}
+	buf_release(&s->all);
+	free(s);
+}
+
+static void save_start(struct daemon *d)
+{
+	struct saving *s = calloc(1, sizeof *s);
+	if (!s)
+		return;
+	s->daemon = d;
+	s->work.data = s;
+	buf_init(&s->all, (size_t)TRUST_RECORDS_MAX * 4096);
+	if (records_file_collect(d->trust, &s->all) || uv_queue_work(d->loop, &s->work, save_work, save_after)) {
+		buf_release(&s->all);
+		free(s);
+		return;
+	}
+	d->saving = true;
+	d->save_due = false;
+	d->save_at = 0;
+}
+
+void records_save_now(struct daemon *d)
+{
+	struct buf all;
+	buf_init(&all, (size_t)TRUST_RECORDS_MAX * 4096);
+	int err = records_file_collect(d->trust, &all);
+	if (!err)
+		err = records_file_write(d->home, all.data, all.length);
+	if (err)
+		log_error("records cannot be saved in %s/records: %s", d->home, err_str(err));
+	buf_release(&all);
+}
+
+void records_tick(struct daemon *d)
+{
+	uint64_t ms = daemon_ms(d);
+	if (d->card_due || ms >= d->card_at) {
+		d->card_due = false;
+		d->card_at = ms + CARD_AGAIN_MS;
+		publish_card(d);
+	}
+	if ((d->advert_due && ms + ADVERT_AGAIN_MS >= d->advert_at + ADVERT_LEAST_MS) || ms >= d->advert_at) {
+		d->advert_due = false;
+		d->advert_at = ms + ADVERT_AGAIN_MS;
+		publish_advert(d);
+	}
+	if (d->keys.has_steward && ms >= d->roster_at) {
+		d->roster_at = ms + ROSTER_AGAIN_MS;
+		renew_roster(d);
+	}
+	if (d->save_due && !d->saving && ms >= d->save_at)
+		save_start(d);
+}
