@@ -1,0 +1,130 @@
+/* trust_reach.c: which associations belong to the mesh as seen from ours.
+ *
+ * Reach grows from our own association and those introduced along what an association in reach has said itself: an
+ * AGREEMENT that is neither expired nor revoked reaches its grantee, accepted or not, so that the acceptance can
+ * travel; an ACCEPTANCE that is neither expired nor declined reaches its grantor. An agreement in force thus ties both
+ * ways. Nobody comes into reach by what he says himself: a stranger's agreement with us counts for nothing until
+ * somebody in reach has answered it.
+ *
+ * When a grantor revokes, its grantee's acceptance stops to reach it. The grantor's records may then be dropped, the
+ * revocation with them, and the acceptance would reach it again: so revocations are remembered apart until they
+ * expire. Only an acceptance issued later than the revocation counts again.
+ *
+ * The walk is breadth first, so that those near us stay when TRUST_ASSOCIATIONS_MAX is too small; another association
+ * brings at most TRUST_DEGREE_MAX, so that one that signs without measure crowds out few.
+ *
+ * SPDX-License-Identifier: AGPL-3.0-or-later */
+#include <string.h>
+
+#include "daemon/trust/trust_set.h"
+
+struct walk {
+	struct trust *trust;
+	uint64_t now;
+	uint32_t queue[TRUST_ASSOCIATIONS_MAX];
+	size_t n;
+};
+
+static void visit(struct walk *w, uint32_t slot)
+{
+	if (w->n < TRUST_ASSOCIATIONS_MAX && !w->trust->slots[slot].in_reach) {
+		w->trust->slots[slot].in_reach = true;
+		w->queue[w->n++] = slot;
+	}
+}
+
+static bool was_revoked(const struct trust *trust, const uint8_t *grantor, const uint8_t *grantee, uint64_t since, uint64_t now)
+{
+	for (size_t i = 0; i < trust->n_revoked; i++) {
+		const struct revoked *r = &trust->revoked[i];
+
+		if (r->issued >= since && r->until >= now && !memcmp(r->grantor, grantor, KEY_BYTES) &&
+		    !memcmp(r->grantee, grantee, KEY_BYTES))
+			return true;
+	}
+	return false;
+}
+
+static bool reaches(const struct walk *w, const struct entry *e)
+{
+	const struct record *r = &e->record;
+
+	if (e->negative || !trust_valid(w->trust, e, w->now))
+		return false;
+	return r->kind == RECORD_AGREEMENT || !was_revoked(w->trust, r->subject, r->association, r->issued, w->now);
+}
+
+static void follow(struct walk *w, uint32_t slot)
+{
+	struct trust *trust = w->trust;
+	size_t degree = 0;
+
+	for (uint32_t i = trust->slots[slot].edges; i != INDEX_NONE; i = trust->entries[i]->edge_next) {
+		const struct entry *e = trust->entries[i];
+		uint32_t next;
+
+		if (w->n == TRUST_ASSOCIATIONS_MAX || (slot && degree == TRUST_DEGREE_MAX))
+			return;
+		if (!reaches(w, e))
+			continue;
+		next = trust_slot_make(trust, e->record.subject);
+		if (next == INDEX_NONE)
+			return;
+		degree++;
+		visit(w, next);
+	}
+}
+
+void trust_reach(struct trust *trust, uint64_t now)
+{
+	struct walk w = { .trust = trust, .now = now };
+	bool before[SLOTS_MAX];
+
+	for (size_t i = 0; i < SLOTS_MAX; i++) {
+		before[i] = trust->slots[i].in_reach;
+		trust->slots[i].in_reach = false;
+	}
+	visit(&w, 0);
+	for (uint32_t i = 1; i < SLOTS_MAX; i++)
+		if (trust->slots[i].introduced)
+			visit(&w, i);
+	for (size_t i = 0; i < w.n; i++)
+		follow(&w, w.queue[i]);
+	for (size_t i = 0; i < SLOTS_MAX; i++)
+		if (before[i] != trust->slots[i].in_reach) {
+			trust->generation++;
+			break;
+		}
+}
+
+void trust_note_revoked(struct trust *trust, const struct entry *agreement)
+{
+	const struct record *r = &agreement->record;
+	struct revoked *to = NULL;
+
+	for (size_t i = 0; i < trust->n_revoked && !to; i++)
+		if (!memcmp(trust->revoked[i].grantor, r->association, KEY_BYTES) &&
+		    !memcmp(trust->revoked[i].grantee, r->subject, KEY_BYTES))
+			to = &trust->revoked[i];
+	if (!to && trust->n_revoked < REVOKED_MAX)
+		to = &trust->revoked[trust->n_revoked++];
+	if (!to) {              /* the one that would be forgotten first makes room */
+		to = &trust->revoked[0];
+		for (size_t i = 1; i < trust->n_revoked; i++)
+			if (trust->revoked[i].until < to->until)
+				to = &trust->revoked[i];
+	}
+	*to = (struct revoked){ .issued = r->issued, .until = agreement->remember };
+	memcpy(to->grantor, r->association, KEY_BYTES);
+	memcpy(to->grantee, r->subject, KEY_BYTES);
+}
+
+void trust_forget_revoked(struct trust *trust, uint64_t now)
+{
+	size_t kept = 0;
+
+	for (size_t i = 0; i < trust->n_revoked; i++)
+		if (trust->revoked[i].until >= now)
+			trust->revoked[kept++] = trust->revoked[i];
+	trust->n_revoked = kept;
+}

@@ -1,0 +1,218 @@
+/* trust_rules.c: what each kind of record must look like and who may sign it.
+ *
+ * Whether a signer may speak is asked anew whenever a record is used, never remembered: a roster that
+ * leaves a node out, a new steward, an expired one take effect with the same call that brought them.
+ *
+ * SPDX-License-Identifier: AGPL-3.0-or-later */
+#include <sodium.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/trust/trust_set.h"
+
+static int compare_keys(const void *a, const void *b)
+{
+	return memcmp(a, b, KEY_BYTES);
+}
+
+static int decode_roster(const struct record *r, struct roster_body *roster)
+{
+	int err = roster_read(r, roster);
+
+	if (err)
+		return err;
+	qsort(roster->nodes, roster->n_nodes, KEY_BYTES, compare_keys);
+	for (size_t i = 1; i < roster->n_nodes; i++)
+		if (!memcmp(roster->nodes[i - 1], roster->nodes[i], KEY_BYTES)) {
+			roster_free(roster);
+			return ERR_MALFORMED;
+		}
+	return 0;
+}
+
+static int decode_steward(struct entry *e)
+{
+	const struct record *r = &e->record;
+	struct steward_body b;
+	int err = steward_read(r, &b);
+
+	if (err)
+		return err;
+	if (r->expires - r->issued > (uint64_t)STEWARD_DAYS_MAX * 86400)
+		return ERR_LIMIT;
+	memcpy(e->key, b.steward, KEY_BYTES);
+	return 0;
+}
+
+static int decode_manifest(struct entry *e)
+{
+	struct manifest_body b;
+	uint8_t id[KEY_BYTES];
+	int err = manifest_read(&e->record, &b);
+
+	if (err)
+		return err;
+	model_id(id, b.files, b.n_files);
+	e->private_ = b.private_;
+	if (memcmp(id, e->record.subject, KEY_BYTES))
+		err = ERR_MALFORMED;
+	manifest_free(&b);
+	return err;
+}
+
+static int decode_receipt(struct entry *e)
+{
+	static const uint8_t zero[SIGNATURE_BYTES];
+	struct receipt_body b;
+	int err = receipt_read(&e->record, &b);
+
+	if (err)
+		return err;
+	if (memcmp(e->record.subject, b.session, sizeof b.session) ||
+	    !sodium_is_zero(e->record.subject + sizeof b.session, KEY_BYTES - sizeof b.session))
+		return ERR_MALFORMED;
+	memcpy(e->key, b.home_association, KEY_BYTES);
+	if (memcmp(b.countersignature, zero, sizeof zero))
+		return receipt_verify_countersignature(&b);
+	return 0;
+}
+
+static int decode_agreement(struct entry *e)
+{
+	struct agreement_body b;
+	int err = agreement_read(&e->record, &b);
+
+	if (err)
+		return err;
+	if (b.priority > 9)
+		return ERR_LIMIT;
+	e->negative = b.revoked;
+	return 0;
+}
+
+/* The subject that the table in record.h fixes for a kind, or NULL. */
+static const uint8_t *fixed_subject(const struct record *r)
+{
+	switch (r->kind) {
+	case RECORD_ASSOCIATION:
+	case RECORD_STEWARD:
+	case RECORD_ROSTER:
+		return r->association;
+	case RECORD_CARD:
+	case RECORD_ADVERT:
+		return r->signer;
+	default:
+		return NULL;
+	}
+}
+
+int trust_decode(struct entry *e, struct roster_body *roster)
+{
+	const struct record *r = &e->record;
+	const uint8_t *subject = fixed_subject(r);
+	struct association_body association;
+	struct acceptance_body acceptance;
+	struct approval_body approval;
+	struct advert_body advert;
+	struct card_body card;
+	int err;
+
+	if (r->expires < r->issued || (subject && memcmp(subject, r->subject, KEY_BYTES)))
+		return ERR_MALFORMED;
+	switch (r->kind) {
+	case RECORD_ASSOCIATION:
+		return association_read(r, &association);
+	case RECORD_STEWARD:
+		return decode_steward(e);
+	case RECORD_ROSTER:
+		return decode_roster(r, roster);
+	case RECORD_CARD:
+		return card_read(r, &card);
+	case RECORD_ADVERT:
+		err = advert_read(r, &advert);
+		if (!err)
+			advert_free(&advert);
+		return err;
+	case RECORD_AGREEMENT:
+	case RECORD_ACCEPTANCE:
+		if (!memcmp(r->association, r->subject, KEY_BYTES))
+			return ERR_MALFORMED;
+		if (r->kind == RECORD_AGREEMENT)
+			return decode_agreement(e);
+		err = acceptance_read(r, &acceptance);
+		if (err)
+			return err;
+		e->negative = acceptance.declined;
+		memcpy(e->key, acceptance.agreement, KEY_BYTES);
+		return 0;
+	case RECORD_MANIFEST:
+		return decode_manifest(e);
+	case RECORD_APPROVAL:
+		err = approval_read(r, &approval);
+		if (!err)
+			e->negative = approval.withdrawn;
+		return err;
+	case RECORD_RECEIPT:
+		return decode_receipt(e);
+	}
+	return ERR_MALFORMED;
+}
+
+static bool is_current(const struct trust *trust, uint32_t entry, uint64_t now)
+{
+	return entry != INDEX_NONE && !record_is_current(&trust->entries[entry]->record, now);
+}
+
+static bool signed_by_steward(const struct trust *trust, const struct association *a, const uint8_t *signer, uint64_t now)
+{
+	return is_current(trust, a->steward, now) && !memcmp(trust->entries[a->steward]->key, signer, KEY_BYTES);
+}
+
+bool trust_rostered(const struct trust *trust, const struct association *a, const uint8_t *node, uint64_t now)
+{
+	return is_current(trust, a->roster, now) &&
+	       signed_by_steward(trust, a, trust->entries[a->roster]->record.signer, now) &&
+	       bsearch(node, a->nodes, a->n_nodes, KEY_BYTES, compare_keys);
+}
+
+bool trust_authorised(const struct trust *trust, const struct entry *e, uint64_t now)
+{
+	const struct association *a = &trust->slots[e->slot];
+	const struct record *r = &e->record;
+
+	if (!a->in_reach)
+		return false;
+	switch (r->kind) {
+	case RECORD_ASSOCIATION:
+	case RECORD_STEWARD:
+		return !memcmp(r->signer, a->key, KEY_BYTES);
+	case RECORD_ROSTER:
+	case RECORD_AGREEMENT:
+	case RECORD_ACCEPTANCE:
+	case RECORD_APPROVAL:
+		return signed_by_steward(trust, a, r->signer, now);
+	case RECORD_CARD:
+	case RECORD_ADVERT:
+	case RECORD_MANIFEST:
+	case RECORD_RECEIPT:
+		return trust_rostered(trust, a, r->signer, now);
+	}
+	return false;
+}
+
+bool trust_valid(const struct trust *trust, const struct entry *e, uint64_t now)
+{
+	return !record_is_current(&e->record, now) && trust_authorised(trust, e, now);
+}
+
+bool trust_in_force(const struct trust *trust, const struct entry *agreement, uint64_t now)
+{
+	const struct record *r = &agreement->record;
+	const struct entry *acceptance;
+
+	if (agreement->negative || !trust_valid(trust, agreement, now))
+		return false;
+	acceptance = trust_entry(trust, RECORD_ACCEPTANCE, r->subject, r->association);
+	return acceptance && !acceptance->negative && trust_valid(trust, acceptance, now) &&
+	       !memcmp(acceptance->key, r->hash, KEY_BYTES);
+}
