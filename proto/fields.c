@@ -70,6 +70,15 @@ uint64_t field_get_range(struct pack_cursor c, const char *key, uint64_t min, ui
 	return 0;
 }
 
+int field_get_code(struct pack_cursor c, const char *key, int max)
+{
+	int64_t v = pack_get_int(c, key);
+	if (v >= INT32_MIN && v <= max)
+		return (int)v;
+	field_fail(c, ERR_MALFORMED);
+	return max;
+}
+
 bool field_is_range(const struct layer_range *range, uint32_t n_layer)
 {
 	return range->first < range->end && range->end <= n_layer;

@@ -22,6 +22,8 @@ void field_make_plain(char *out, size_t size, const char *text);
 bool field_is_file_name(const char *text);
 
 uint64_t field_get_range(struct pack_cursor c, const char *key, uint64_t min, uint64_t max);  /* below min: ERR_MALFORMED */
+/* An error's number: INT32_MIN .. max, where max is -1, or 0 when there may be no error. */
+int field_get_code(struct pack_cursor c, const char *key, int max);
 
 /* Layer ranges as [first, end, first, end, ...]: each first < end <= n_layer. */
 bool field_is_range(const struct layer_range *range, uint32_t n_layer);

@@ -2,7 +2,8 @@
  *
  * The same ROWS frame goes to an engine over a socketpair and to a peer over a link (DESIGN: everything that
  * computes is a stage). All encoders append a whole frame to a buffer; all decoders take a decoded frame and check every
- * field against its limit (ERR_LIMIT, ERR_MALFORMED). Views point into the frame's bytes. Thread: any.
+ * field against its limit (ERR_LIMIT, ERR_MALFORMED). Views point into the frame's bytes. An encoder refuses what the decoder
+ * would, but for the detail of faults, which it makes plain. After a failure a message holds nothing to free. Thread: any.
  *
  * SPDX-License-Identifier: AGPL-3.0-or-later */
 #ifndef PROTO_MESSAGE_H

@@ -1,0 +1,557 @@
+/* message_engine.c: the heads of the frames that only the socketpair between daemon and engine sees.
+ *
+ * The daemon trusts the engine no more than a peer: a hostile model may run its code. The engine trusts the
+ * daemon, but checks the same limits, because a mistake is cheaper to find at the door.
+ *
+ * SPDX-License-Identifier: AGPL-3.0-or-later */
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "proto/fields.h"
+#include "proto/message_heads.h"
+#include "proto/text.h"
+
+#define SESSIONS_MAX 65536u
+#define THREADS_MAX 1024u
+#define EXTENT_BYTES 20        /* file u32, offset u64, length u64, little-endian */
+
+/* --- hello ------------------------------------------------------------------------------------------- */
+
+int engine_hello_encode(struct buf *out, const struct engine_hello *m)
+{
+	struct head_writer head;
+	head_begin(&head, 2);
+	pack_kv_str(&head.w, "engine", m->engine);
+	pack_kv_bool(&head.w, "sandboxed", m->sandboxed);
+	return head_end(&head, out, FRAME_ENGINE_HELLO, NULL, 0);
+}
+
+int engine_hello_decode(const struct frame *f, struct engine_hello *m)
+{
+	struct head_reader head;
+	*m = (struct engine_hello){ 0 };
+	int err = head_open(&head, f, FRAME_ENGINE_HELLO, false);
+	if (err)
+		return err;
+	field_get_plain(head.c, "engine", m->engine, sizeof(m->engine));
+	m->sandboxed = pack_get_bool_or(head.c, "sandboxed", false);
+	return head_close(&head);
+}
+
+/* --- inspect ----------------------------------------------------------------------------------------- */
+
+int engine_inspect_encode(struct buf *out, const struct engine_inspect *m)
+{
+	if (m->n_files < 1)
+		return ERR_MALFORMED;
+	if (m->n_files > MODEL_FILES_MAX || m->context > CONTEXT_MAX)
+		return ERR_LIMIT;
+	for (size_t i = 0; i < m->n_files; i++)
+		if (!field_is_file_name(m->names[i]))
+			return ERR_MALFORMED;
+
+	struct head_writer head;
+	head_begin(&head, 3);
+	pack_kv_uint(&head.w, "request", m->request);
+	pack_kv_uint(&head.w, "context", m->context);
+	pack_str(&head.w, "names");
+	pack_array(&head.w, m->n_files);
+	for (size_t i = 0; i < m->n_files; i++)
+		pack_str(&head.w, m->names[i]);
+	return head_end(&head, out, FRAME_ENGINE_INSPECT, NULL, 0);
+}
+
+int engine_inspect_decode(const struct frame *f, struct engine_inspect *m)
+{
+	struct head_reader head;
+	*m = (struct engine_inspect){ 0 };
+	int err = head_open(&head, f, FRAME_ENGINE_INSPECT, false);
+	if (err)
+		return err;
+	m->request = (uint32_t)pack_get_uint(head.c, "request", UINT32_MAX);
+	m->context = (uint32_t)pack_get_uint(head.c, "context", CONTEXT_MAX);
+	struct pack_cursor list = pack_get(head.c, "names");
+	size_t n = pack_count(list);
+	if (n > MODEL_FILES_MAX)
+		field_fail(head.c, ERR_LIMIT);
+	if (!head.err && n == 0)
+		field_fail(head.c, ERR_MALFORMED);
+	for (size_t i = 0; !head.err && i < n; i++) {
+		pack_at_str(list, i, m->names[i], sizeof(m->names[i]));
+		if (!field_is_file_name(m->names[i]))
+			field_fail(head.c, ERR_MALFORMED);
+	}
+	err = head_close(&head);
+	m->n_files = err ? 0 : (uint32_t)n;
+	return err;
+}
+
+/* A manifest is bigger than a head may be, so it is the tail, under a record's limits. */
+int engine_inspected_encode(struct buf *out, const struct engine_inspected *m)
+{
+	struct buf body;
+	struct pack_writer w;
+	buf_init(&body, pack_limits_record.bytes);
+	pack_writer_init(&w, &body);
+	int err = manifest_pack(&w, &m->manifest);
+
+	struct head_writer head;
+	head_begin(&head, 1);
+	pack_kv_uint(&head.w, "request", m->request);
+	if (err)
+		head.w.err = err;
+	err = head_end(&head, out, FRAME_ENGINE_INSPECTED, body.data, body.length);
+	buf_release(&body);
+	return err;
+}
+
+int engine_inspected_decode(const struct frame *f, struct engine_inspected *m)
+{
+	struct head_reader head;
+	*m = (struct engine_inspected){ 0 };
+	int err = head_open(&head, f, FRAME_ENGINE_INSPECTED, true);
+	if (err)
+		return err;
+	m->request = (uint32_t)pack_get_uint(head.c, "request", UINT32_MAX);
+	err = head_close(&head);
+	if (err)
+		return err;
+
+	struct pack_doc doc;
+	err = pack_parse(&doc, f->tail, f->tail_length, &pack_limits_record);
+	if (err)
+		return err;
+	int sticky;
+	err = manifest_unpack(pack_root(&doc, &sticky), &m->manifest);
+	pack_release(&doc);
+	return err;
+}
+
+/* --- load -------------------------------------------------------------------------------------------- */
+
+static int check_load(const struct engine_load *m)
+{
+	if (m->n_files < 1 || m->n_ranges < 1 || m->n_layer < 1 || m->context < 1 || m->sessions < 1 || m->threads < 1)
+		return ERR_MALFORMED;
+	if (m->n_files > MODEL_FILES_MAX || m->n_ranges > RANGES_MAX || m->n_layer > MODEL_LAYERS_MAX ||
+	    m->context > CONTEXT_MAX || m->sessions > SESSIONS_MAX || m->threads > THREADS_MAX ||
+	    m->memory_max > INT64_MAX || m->n_extents > MODEL_EXTENTS_MAX)
+		return ERR_LIMIT;
+	for (size_t i = 0; i < m->n_ranges; i++)
+		if (!field_is_range(&m->ranges[i], m->n_layer))
+			return ERR_MALFORMED;
+	for (size_t i = 0; i < m->n_extents; i++) {
+		const struct model_extent *e = &m->extents[i];
+		if (e->file >= m->n_files || e->length == 0 || e->offset > MODEL_FILE_MAX ||
+		    e->length > MODEL_FILE_MAX - e->offset)
+			return ERR_MALFORMED;
+	}
+	return 0;
+}
+
+int engine_load_encode(struct buf *out, const struct engine_load *m)
+{
+	int err = check_load(m);
+	if (err)
+		return err;
+	struct buf tail;
+	buf_init(&tail, FRAME_TAIL_MAX);
+	for (size_t i = 0; !err && i < m->n_extents; i++) {
+		uint8_t bytes[EXTENT_BYTES];
+		put_u32(bytes, m->extents[i].file);
+		put_u64(bytes + 4, m->extents[i].offset);
+		put_u64(bytes + 12, m->extents[i].length);
+		err = buf_append(&tail, bytes, sizeof(bytes));
+	}
+
+	struct head_writer head;
+	head_begin(&head, 8);
+	pack_kv_uint(&head.w, "request", m->request);
+	pack_kv_uint(&head.w, "n_files", m->n_files);
+	pack_str(&head.w, "ranges");
+	field_put_layers(&head.w, m->ranges, m->n_ranges);
+	pack_kv_uint(&head.w, "n_layer", m->n_layer);
+	pack_kv_uint(&head.w, "context", m->context);
+	pack_kv_uint(&head.w, "sessions", m->sessions);
+	pack_kv_uint(&head.w, "threads", m->threads);
+	pack_kv_uint(&head.w, "memory_max", m->memory_max);
+	if (err)
+		head.w.err = err;
+	err = head_end(&head, out, FRAME_ENGINE_LOAD, tail.data, tail.length);
+	buf_release(&tail);
+	return err;
+}
+
+static int read_load_extents(const struct frame *f, struct engine_load *m)
+{
+	if (f->tail_length % EXTENT_BYTES)
+		return ERR_MALFORMED;
+	size_t n = f->tail_length / EXTENT_BYTES;
+	if (n > MODEL_EXTENTS_MAX)
+		return ERR_LIMIT;
+	if (n == 0)
+		return 0;
+	m->extents = calloc(n, sizeof(*m->extents));
+	if (!m->extents)
+		return -ENOMEM;
+	for (size_t i = 0; i < n; i++) {
+		const uint8_t *at = f->tail + i * EXTENT_BYTES;
+		m->extents[i].file = get_u32(at);
+		m->extents[i].offset = get_u64(at + 4);
+		m->extents[i].length = get_u64(at + 12);
+	}
+	m->n_extents = n;
+	return 0;
+}
+
+int engine_load_decode(const struct frame *f, struct engine_load *m)
+{
+	struct head_reader head;
+	*m = (struct engine_load){ 0 };
+	int err = head_open(&head, f, FRAME_ENGINE_LOAD, true);
+	if (err)
+		return err;
+	m->request = (uint32_t)pack_get_uint(head.c, "request", UINT32_MAX);
+	m->n_files = (uint32_t)pack_get_uint(head.c, "n_files", MODEL_FILES_MAX);
+	m->n_layer = (uint32_t)pack_get_uint(head.c, "n_layer", MODEL_LAYERS_MAX);
+	field_get_layers(head.c, "ranges", m->ranges, RANGES_MAX, &m->n_ranges, m->n_layer);
+	m->context = (uint32_t)pack_get_uint(head.c, "context", CONTEXT_MAX);
+	m->sessions = (uint32_t)pack_get_uint(head.c, "sessions", SESSIONS_MAX);
+	m->threads = (uint32_t)pack_get_uint(head.c, "threads", THREADS_MAX);
+	m->memory_max = pack_get_uint(head.c, "memory_max", INT64_MAX);
+	err = head_close(&head);
+	if (!err)
+		err = read_load_extents(f, m);
+	if (!err)
+		err = check_load(m);
+	if (err)
+		engine_load_free(m);
+	return err;
+}
+
+void engine_load_free(struct engine_load *m)
+{
+	free(m->extents);
+	*m = (struct engine_load){ 0 };
+}
+
+int engine_loaded_encode(struct buf *out, const struct engine_loaded *m)
+{
+	struct head_writer head;
+	head_begin(&head, 8);
+	pack_kv_uint(&head.w, "request", m->request);
+	pack_kv_uint(&head.w, "weight_bytes", m->weight_bytes);
+	pack_kv_uint(&head.w, "kv_bytes", m->kv_bytes);
+	pack_kv_uint(&head.w, "compute_bytes", m->compute_bytes);
+	pack_kv_uint(&head.w, "n_embd", m->n_embd);
+	pack_kv_uint(&head.w, "n_vocab", m->n_vocab);
+	pack_kv_uint(&head.w, "truncate", m->truncate);
+	pack_kv_uint(&head.w, "layer_microseconds", m->layer_microseconds);
+	return head_end(&head, out, FRAME_ENGINE_LOADED, NULL, 0);
+}
+
+int engine_loaded_decode(const struct frame *f, struct engine_loaded *m)
+{
+	struct head_reader head;
+	*m = (struct engine_loaded){ 0 };
+	int err = head_open(&head, f, FRAME_ENGINE_LOADED, false);
+	if (err)
+		return err;
+	m->request = (uint32_t)pack_get_uint(head.c, "request", UINT32_MAX);
+	m->weight_bytes = pack_get_uint(head.c, "weight_bytes", MODEL_FILE_MAX);
+	m->kv_bytes = pack_get_uint(head.c, "kv_bytes", MODEL_FILE_MAX);
+	m->compute_bytes = pack_get_uint(head.c, "compute_bytes", MODEL_FILE_MAX);
+	m->n_embd = (uint32_t)field_get_range(head.c, "n_embd", 1, MODEL_EMBD_MAX);
+	m->n_vocab = (uint32_t)pack_get_uint(head.c, "n_vocab", MODEL_VOCAB_MAX);
+	m->truncate = (enum truncate)pack_get_uint(head.c, "truncate", TRUNCATE_NONE);
+	m->layer_microseconds = (uint32_t)pack_get_uint(head.c, "layer_microseconds", UINT32_MAX);
+	return head_close(&head);
+}
+
+/* --- open -------------------------------------------------------------------------------------------- */
+
+#define PENALTY_MAX 100.0f
+
+static bool is_within(float v, float min, float max)
+{
+	return isfinite(v) && v >= min && v <= max;
+}
+
+static int check_open(const struct engine_open *m)
+{
+	const struct sampling *s = &m->sampling;
+	if (m->stage >= RING_STAGES_MAX || m->context > CONTEXT_MAX)
+		return ERR_LIMIT;
+	if (m->context < 1 || !field_is_range(&m->range, MODEL_LAYERS_MAX))
+		return ERR_MALFORMED;
+	if (!is_within(s->temperature, 0, PENALTY_MAX) || !is_within(s->top_p, 0, 1) || !is_within(s->min_p, 0, 1) ||
+	    s->top_k < 0 || !is_within(s->repeat_penalty, 0, PENALTY_MAX) ||
+	    !is_within(s->presence_penalty, -PENALTY_MAX, PENALTY_MAX) ||
+	    !is_within(s->frequency_penalty, -PENALTY_MAX, PENALTY_MAX))
+		return ERR_LIMIT;
+	return 0;
+}
+
+int engine_open_encode(struct buf *out, const struct engine_open *m)
+{
+	int err = check_open(m);
+	if (err)
+		return err;
+	const struct sampling *s = &m->sampling;
+	struct head_writer head;
+	head_begin(&head, 7);
+	pack_kv_bin(&head.w, "session", m->session, SESSION_BYTES);
+	pack_kv_uint(&head.w, "epoch", m->epoch);
+	pack_kv_uint(&head.w, "stage", m->stage);
+	pack_kv_uint(&head.w, "first", m->range.first);
+	pack_kv_uint(&head.w, "end", m->range.end);
+	pack_kv_uint(&head.w, "context", m->context);
+	pack_str(&head.w, "sampling");
+	pack_map(&head.w, 9);
+	pack_kv_double(&head.w, "temperature", s->temperature);
+	pack_kv_double(&head.w, "top_p", s->top_p);
+	pack_kv_double(&head.w, "min_p", s->min_p);
+	pack_kv_uint(&head.w, "top_k", (uint64_t)s->top_k);
+	pack_kv_double(&head.w, "repeat_penalty", s->repeat_penalty);
+	pack_kv_double(&head.w, "presence_penalty", s->presence_penalty);
+	pack_kv_double(&head.w, "frequency_penalty", s->frequency_penalty);
+	pack_kv_uint(&head.w, "seed", s->seed);
+	pack_kv_bool(&head.w, "ignore_end", s->ignore_end);
+	return head_end(&head, out, FRAME_ENGINE_OPEN, NULL, 0);
+}
+
+/* A float in a double's clothes: what no float can hold becomes infinite, which check_open() refuses. */
+static float get_float(struct pack_cursor c, const char *key, float otherwise)
+{
+	double v = pack_get_double_or(c, key, otherwise);
+	return fabs(v) <= 1e30 ? (float)v : INFINITY;
+}
+
+static void read_sampling(struct pack_cursor c, struct sampling *s)
+{
+	s->temperature = get_float(c, "temperature", 0);
+	s->top_p = get_float(c, "top_p", 1);
+	s->min_p = get_float(c, "min_p", 0);
+	s->top_k = (int32_t)pack_get_uint_or(c, "top_k", INT32_MAX, 0);
+	s->repeat_penalty = get_float(c, "repeat_penalty", 1);
+	s->presence_penalty = get_float(c, "presence_penalty", 0);
+	s->frequency_penalty = get_float(c, "frequency_penalty", 0);
+	s->seed = pack_get_uint_or(c, "seed", UINT64_MAX, 0);
+	s->ignore_end = pack_get_bool_or(c, "ignore_end", false);
+}
+
+int engine_open_decode(const struct frame *f, struct engine_open *m)
+{
+	struct head_reader head;
+	*m = (struct engine_open){ 0 };
+	int err = head_open(&head, f, FRAME_ENGINE_OPEN, false);
+	if (err)
+		return err;
+	pack_get_exact(head.c, "session", m->session, SESSION_BYTES);
+	m->epoch = (uint32_t)pack_get_uint(head.c, "epoch", UINT32_MAX);
+	m->stage = (uint32_t)pack_get_uint(head.c, "stage", RING_STAGES_MAX - 1);
+	m->range.first = (uint32_t)pack_get_uint(head.c, "first", MODEL_LAYERS_MAX);
+	m->range.end = (uint32_t)pack_get_uint(head.c, "end", MODEL_LAYERS_MAX);
+	m->context = (uint32_t)pack_get_uint(head.c, "context", CONTEXT_MAX);
+	read_sampling(pack_get(head.c, "sampling"), &m->sampling);
+	err = head_close(&head);
+	return err ? err : check_open(m);
+}
+
+/* --- render ------------------------------------------------------------------------------------------
+ *
+ * Head {"request", "chat", "add_special", "parse_special", "lengths": [role, content, role, content, ...]}; tail: the texts in
+ * that order. They are UTF-8 without NUL, because a tokenizer that meets anything else may abort. */
+
+static int check_text(const char *text, size_t n, size_t *total)
+{
+	if (n > RENDER_BYTES_MAX - *total)
+		return ERR_LIMIT;
+	*total += n;
+	return text_is_utf8(n ? text : "", n) ? 0 : ERR_MALFORMED;
+}
+
+int engine_render_encode(struct buf *out, const struct engine_render *m)
+{
+	if (m->n_messages < 1)
+		return ERR_MALFORMED;
+	if (m->n_messages > RENDER_MESSAGES_MAX)
+		return ERR_LIMIT;
+
+	struct head_writer head;
+	struct buf tail;
+	buf_init(&tail, RENDER_BYTES_MAX);
+	head_begin(&head, 5);
+	pack_kv_uint(&head.w, "request", m->request);
+	pack_kv_bool(&head.w, "chat", m->chat);
+	pack_kv_bool(&head.w, "add_special", m->add_special);
+	pack_kv_bool(&head.w, "parse_special", m->parse_special);
+	pack_str(&head.w, "lengths");
+	pack_array(&head.w, 2 * m->n_messages);
+	size_t total = 0;
+	int err = 0;
+	for (size_t i = 0; !err && i < m->n_messages; i++) {
+		const struct render_message *text = &m->messages[i];
+		pack_uint(&head.w, text->role_length);
+		pack_uint(&head.w, text->content_length);
+		err = check_text(text->role, text->role_length, &total);
+		if (!err)
+			err = check_text(text->content, text->content_length, &total);
+		if (!err)
+			err = buf_append(&tail, text->role, text->role_length);
+		if (!err)
+			err = buf_append(&tail, text->content, text->content_length);
+	}
+	if (err)
+		head.w.err = err;
+	err = head_end(&head, out, FRAME_ENGINE_RENDER, tail.data, tail.length);
+	buf_release(&tail);
+	return err;
+}
+
+/* One text of the tail: moves *offset behind it. */
+static const char *take_text(struct pack_cursor list, size_t i, const struct frame *f, size_t *offset, size_t *length)
+{
+	size_t n = (size_t)pack_at_uint(list, i, RENDER_BYTES_MAX);
+	*length = 0;
+	if (*list.err)
+		return NULL;
+	const char *text = (const char *)f->tail + *offset;
+	if (n > f->tail_length - *offset || !text_is_utf8(text, n)) {
+		field_fail(list, ERR_MALFORMED);
+		return NULL;
+	}
+	*offset += n;
+	*length = n;
+	return text;
+}
+
+int engine_render_decode(const struct frame *f, struct engine_render *m)
+{
+	struct head_reader head;
+	*m = (struct engine_render){ 0 };
+	if (f->type == FRAME_ENGINE_RENDER && f->tail_length > RENDER_BYTES_MAX)
+		return ERR_LIMIT;
+	int err = head_open(&head, f, FRAME_ENGINE_RENDER, true);
+	if (err)
+		return err;
+
+	m->request = (uint32_t)pack_get_uint(head.c, "request", UINT32_MAX);
+	m->chat = pack_get_bool_or(head.c, "chat", false);
+	m->add_special = pack_get_bool_or(head.c, "add_special", false);
+	m->parse_special = pack_get_bool_or(head.c, "parse_special", false);
+	struct pack_cursor list = pack_get(head.c, "lengths");
+	size_t n = pack_count(list), offset = 0;
+	if (!head.err && (n == 0 || n % 2 || !pack_is_array(list)))
+		field_fail(head.c, ERR_MALFORMED);
+	if (n > 2 * RENDER_MESSAGES_MAX)
+		field_fail(head.c, ERR_LIMIT);
+	if (!head.err) {
+		m->messages = calloc(n / 2, sizeof(*m->messages));
+		m->n_messages = n / 2;
+		if (!m->messages)
+			field_fail(head.c, -ENOMEM);
+	}
+	for (size_t i = 0; !head.err && i < n; i += 2) {
+		struct render_message *text = &m->messages[i / 2];
+		text->role = take_text(list, i, f, &offset, &text->role_length);
+		text->content = take_text(list, i + 1, f, &offset, &text->content_length);
+	}
+	if (!head.err && offset != f->tail_length)
+		field_fail(head.c, ERR_MALFORMED);
+	err = head_close(&head);
+	if (err)
+		engine_render_free(m);
+	return err;
+}
+
+void engine_render_free(struct engine_render *m)
+{
+	free(m->messages);
+	*m = (struct engine_render){ 0 };
+}
+
+int engine_rendered_encode(struct buf *out, const struct engine_rendered *m)
+{
+	if (m->n_tokens > FRAME_TAIL_MAX / sizeof(int32_t))
+		return ERR_LIMIT;
+	struct head_writer head;
+	head_begin(&head, 1);
+	pack_kv_uint(&head.w, "request", m->request);
+	return head_end(&head, out, FRAME_ENGINE_RENDERED, m->tokens, m->n_tokens * sizeof(int32_t));
+}
+
+int engine_rendered_decode(const struct frame *f, struct engine_rendered *m)
+{
+	struct head_reader head;
+	*m = (struct engine_rendered){ 0 };
+	int err = head_open(&head, f, FRAME_ENGINE_RENDERED, true);
+	if (err)
+		return err;
+	m->request = (uint32_t)pack_get_uint(head.c, "request", UINT32_MAX);
+	if (f->tail_length % sizeof(int32_t))
+		field_fail(head.c, ERR_MALFORMED);
+	for (size_t i = 0; !head.err && i < f->tail_length; i += sizeof(int32_t))
+		if (f->tail[i + 3] & 0x80)
+			field_fail(head.c, ERR_MALFORMED);      /* no token has a negative id */
+	m->tokens = f->tail;
+	m->n_tokens = f->tail_length / sizeof(int32_t);
+	err = head_close(&head);
+	if (err)
+		*m = (struct engine_rendered){ 0 };
+	return err;
+}
+
+/* --- fault, progress --------------------------------------------------------------------------------- */
+
+int engine_fault_encode(struct buf *out, const struct engine_fault *m)
+{
+	if (m->code >= 0)
+		return ERR_MALFORMED;
+	char detail[sizeof(m->detail)];
+	field_make_plain(detail, sizeof(detail), m->detail);
+	struct head_writer head;
+	head_begin(&head, 3);
+	pack_kv_uint(&head.w, "request", m->request);
+	pack_kv_int(&head.w, "code", m->code);
+	pack_kv_str(&head.w, "detail", detail);
+	return head_end(&head, out, FRAME_ENGINE_FAULT, NULL, 0);
+}
+
+int engine_fault_decode(const struct frame *f, struct engine_fault *m)
+{
+	struct head_reader head;
+	*m = (struct engine_fault){ 0 };
+	int err = head_open(&head, f, FRAME_ENGINE_FAULT, false);
+	if (err)
+		return err;
+	m->request = (uint32_t)pack_get_uint(head.c, "request", UINT32_MAX);
+	m->code = field_get_code(head.c, "code", -1);
+	field_get_plain(head.c, "detail", m->detail, sizeof(m->detail));
+	return head_close(&head);
+}
+
+int engine_progress_encode(struct buf *out, const struct engine_progress *m)
+{
+	if (m->permille > 1000)
+		return ERR_LIMIT;
+	struct head_writer head;
+	head_begin(&head, 2);
+	pack_kv_uint(&head.w, "request", m->request);
+	pack_kv_uint(&head.w, "permille", m->permille);
+	return head_end(&head, out, FRAME_ENGINE_PROGRESS, NULL, 0);
+}
+
+int engine_progress_decode(const struct frame *f, struct engine_progress *m)
+{
+	struct head_reader head;
+	*m = (struct engine_progress){ 0 };
+	int err = head_open(&head, f, FRAME_ENGINE_PROGRESS, false);
+	if (err)
+		return err;
+	m->request = (uint32_t)pack_get_uint(head.c, "request", UINT32_MAX);
+	m->permille = (uint32_t)pack_get_uint(head.c, "permille", 1000);
+	return head_close(&head);
+}
