@@ -1,0 +1,227 @@
+/* status, peers, ring, disclosure. Shapes: doc/CONTROL.md.
+ * SPDX-License-Identifier: AGPL-3.0-or-later */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "config.h"
+#include "daemon/daemon.h"
+#include "proto/text.h"
+
+static yyjson_mut_doc *object(yyjson_mut_val **root)
+{
+	yyjson_mut_doc *doc = yyjson_mut_doc_new(NULL);
+	*root = yyjson_mut_obj(doc);
+	yyjson_mut_doc_set_root(doc, *root);
+	return doc;
+}
+
+void command_peers_into(struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val *array)
+{
+	struct mesh_peer peers[PLACEMENT_NODES_MAX];
+	size_t n = mesh_peers(d->mesh, peers, PLACEMENT_NODES_MAX);
+	for (size_t i = 0; i < n; i++) {
+		const struct mesh_peer *p = &peers[i];
+		yyjson_mut_val *o = yyjson_mut_arr_add_obj(doc, array);
+		yyjson_mut_obj_add_str(doc, o, "node", json_hex(doc, p->node, KEY_BYTES));
+		yyjson_mut_obj_add_strcpy(doc, o, "name", p->name);
+		yyjson_mut_obj_add_str(doc, o, "association", json_hex(doc, p->association, KEY_BYTES));
+		yyjson_mut_obj_add_strcpy(doc, o, "association_name", trust_association_name(d->trust, p->association));
+		yyjson_mut_obj_add_bool(doc, o, "up", p->up);
+		yyjson_mut_obj_add_strcpy(doc, o, "address", p->address);
+		yyjson_mut_obj_add_real(doc, o, "rtt_ms", p->rtt_ms);
+		yyjson_mut_obj_add_uint(doc, o, "bytes_in", p->bytes_in);
+		yyjson_mut_obj_add_uint(doc, o, "bytes_out", p->bytes_out);
+		yyjson_mut_obj_add_uint(doc, o, "since", p->since);
+		yyjson_mut_obj_add_strcpy(doc, o, "trouble", p->trouble);
+	}
+}
+
+void command_peers(void *arg, struct control_request *r, yyjson_val *args)
+{
+	(void)args;
+	yyjson_mut_val *root;
+	yyjson_mut_doc *doc = object(&root);
+	command_peers_into(arg, doc, yyjson_mut_obj_add_arr(doc, root, "peers"));
+	control_done(r, doc);
+}
+
+struct day_list {
+	struct daemon *daemon;
+	yyjson_mut_doc *doc;
+	yyjson_mut_val *array;
+};
+
+static void on_pair_today(const uint8_t user[KEY_BYTES], const uint8_t provider[KEY_BYTES], const struct ledger_sum *sum, void *arg)
+{
+	struct day_list *l = arg;
+	yyjson_mut_val *o = yyjson_mut_arr_add_obj(l->doc, l->array);
+	yyjson_mut_obj_add_str(l->doc, o, "user", json_hex(l->doc, user, KEY_BYTES));
+	yyjson_mut_obj_add_strcpy(l->doc, o, "user_name", trust_association_name(l->daemon->trust, user));
+	yyjson_mut_obj_add_str(l->doc, o, "provider", json_hex(l->doc, provider, KEY_BYTES));
+	yyjson_mut_obj_add_strcpy(l->doc, o, "provider_name", trust_association_name(l->daemon->trust, provider));
+	yyjson_mut_obj_add_uint(l->doc, o, "rows", sum->rows);
+	yyjson_mut_obj_add_real(l->doc, o, "stage_seconds", (double)sum->stage_microseconds * 1e-6);
+	yyjson_mut_obj_add_real(l->doc, o, "joules", (double)sum->millijoules * 1e-3);
+	yyjson_mut_obj_add_uint(l->doc, o, "sessions", sum->sessions);
+}
+
+static void warn(yyjson_mut_doc *doc, yyjson_mut_val *array, const char *text, const char *remedy)
+{
+	yyjson_mut_val *o = yyjson_mut_arr_add_obj(doc, array);
+	yyjson_mut_obj_add_strcpy(doc, o, "text", text);
+	yyjson_mut_obj_add_strcpy(doc, o, "remedy", remedy);
+}
+
+static void warnings_into(struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val *array)
+{
+	uint64_t now = daemon_now(d);
+	char text[700];
+	const struct record *steward = trust_find(d->trust, RECORD_STEWARD, d->keys.association, d->keys.association, now);
+	if (!steward)
+		warn(doc, array, "this association's steward key has expired, so its records no longer count",
+		     "on a node that has the root key: essaim steward renew");
+	else if (steward->expires < now + 14 * 86400) {
+		snprintf(text, sizeof text, "this association's steward key expires in %llu days",
+			 (unsigned long long)((steward->expires - now) / 86400));
+		warn(doc, array, text, "bring the root key back and renew it: essaim steward renew");
+	}
+	if (trust_admits(d->trust, d->keys.node, now))
+		warn(doc, array, "this node is not on its association's roster: other nodes will not speak to it",
+		     "join with an invitation: on a node of the association run essaim invite --node, here essaim join URL");
+	if (d->keys.has_root)
+		warn(doc, array, "the association's root key still lies on this node", "copy keys/root.key to a safe place off this machine and delete it here");
+	for (size_t i = 0; i < d->n_models; i++) {
+		const struct residency *m = &d->models[i];
+		const struct manifest_body *manifest = store_manifest(d->store, m->model);
+		if (!m->approved || !m->why[0] || !manifest)
+			continue;
+		snprintf(text, sizeof text, "model %s: %s", manifest->name, m->why);
+		warn(doc, array, text, m->state == STAGE_QUARANTINED ? "essaim model check FILE, then essaim model clear MODEL" : "see essaim model list");
+	}
+}
+
+void command_status(void *arg, struct control_request *r, yyjson_val *args)
+{
+	(void)args;
+	struct daemon *d = arg;
+	yyjson_mut_val *root, *o;
+	yyjson_mut_doc *doc = object(&root);
+	yyjson_mut_obj_add_str(doc, root, "version", PACKAGE_VERSION);
+	yyjson_mut_obj_add_strcpy(doc, root, "home", d->home);
+	yyjson_mut_obj_add_strcpy(doc, root, "engine", stage_engine_name(d->stage));
+	yyjson_mut_obj_add_uint(doc, root, "pid", (uint64_t)getpid());
+	yyjson_mut_obj_add_uint(doc, root, "started", d->started);
+	o = yyjson_mut_obj_add_obj(doc, root, "node");
+	yyjson_mut_obj_add_str(doc, o, "id", json_hex(doc, d->keys.node, KEY_BYTES));
+	yyjson_mut_obj_add_strcpy(doc, o, "name", d->config.node_name);
+	o = yyjson_mut_obj_add_obj(doc, root, "association");
+	yyjson_mut_obj_add_str(doc, o, "id", json_hex(doc, d->keys.association, KEY_BYTES));
+	yyjson_mut_obj_add_strcpy(doc, o, "name", trust_association_name(d->trust, d->keys.association));
+	o = yyjson_mut_obj_add_obj(doc, root, "ports");
+	yyjson_mut_obj_add_uint(doc, o, "link", mesh_port(d->mesh));
+	yyjson_mut_obj_add_uint(doc, o, "http", api_port(d->api));
+	yyjson_mut_obj_add_uint(doc, o, "torrent", store_port(d->store));
+	yyjson_mut_obj_add_strcpy(doc, root, "http_host", d->config.http_listen);
+	yyjson_mut_obj_add_bool(doc, root, "paused", d->config.share_paused);
+	yyjson_mut_obj_add_bool(doc, root, "draining", d->draining);
+	o = yyjson_mut_obj_add_obj(doc, root, "budget");
+	yyjson_mut_obj_add_uint(doc, o, "bytes", d->config.share_memory);
+	yyjson_mut_obj_add_uint(doc, o, "used", residency_used(d));
+	yyjson_mut_obj_add_str(doc, o, "counts", d->config.share_weights_only ? "weights" : "all");
+	yyjson_mut_obj_add_bool(doc, root, "steward", d->keys.has_steward);
+	command_peers_into(d, doc, yyjson_mut_obj_add_arr(doc, root, "peers"));
+	command_models_into(d, doc, yyjson_mut_obj_add_arr(doc, root, "models"), NULL);
+	struct ring_counts counts = ring_counts(d->ring);
+	o = yyjson_mut_obj_add_obj(doc, root, "sessions");
+	yyjson_mut_obj_add_uint(doc, o, "home", counts.home);
+	yyjson_mut_obj_add_uint(doc, o, "serving", counts.serving);
+	command_agreements_into(d, doc, yyjson_mut_obj_add_arr(doc, root, "agreements"));
+	struct day_list today = {d, doc, yyjson_mut_obj_add_arr(doc, root, "today")};
+	ledger_each_today(d->ledger, daemon_now(d), on_pair_today, &today);
+	warnings_into(d, doc, yyjson_mut_obj_add_arr(doc, root, "warnings"));
+	control_done(r, doc);
+}
+
+static void range_into(yyjson_mut_doc *doc, yyjson_mut_val *o, const char *key, struct layer_range range)
+{
+	yyjson_mut_val *pair = yyjson_mut_obj_add_arr(doc, o, key);
+	yyjson_mut_arr_add_uint(doc, pair, range.first);
+	yyjson_mut_arr_add_uint(doc, pair, range.end);
+}
+
+void command_ring(void *arg, struct control_request *r, yyjson_val *args)
+{
+	struct daemon *d = arg;
+	uint8_t model[KEY_BYTES];
+	char why[300] = "";
+	if (command_find_model(d, r, args, model))
+		return;
+	const struct manifest_body *manifest = store_manifest(d->store, model);
+	struct ring_plan plan = {0};
+	int err = route_plan(d->route, model, &plan, why, sizeof why);
+	yyjson_mut_val *root;
+	yyjson_mut_doc *doc = object(&root);
+	yyjson_mut_obj_add_str(doc, root, "model", json_hex(doc, model, KEY_BYTES));
+	yyjson_mut_obj_add_strcpy(doc, root, "name", manifest->name);
+	yyjson_mut_obj_add_bool(doc, root, "possible", !err);
+	yyjson_mut_obj_add_strcpy(doc, root, "why", why);
+	yyjson_mut_obj_add_uint(doc, root, "layers", manifest->n_layer);
+	yyjson_mut_obj_add_uint(doc, root, "bytes", manifest_bytes(manifest, &(struct layer_range){0, manifest->n_layer}, 1));
+	yyjson_mut_val *stages = yyjson_mut_obj_add_arr(doc, root, "stages");
+	for (size_t i = 0; !err && i < plan.n_stages; i++) {
+		char name[NAME_SIZE], association[NAME_SIZE];
+		bool self = !memcmp(plan.stages[i].node, d->keys.node, KEY_BYTES);
+		views_describe(d, plan.stages[i].node, name, association);
+		yyjson_mut_val *o = yyjson_mut_arr_add_obj(doc, stages);
+		yyjson_mut_obj_add_str(doc, o, "node", json_hex(doc, plan.stages[i].node, KEY_BYTES));
+		yyjson_mut_obj_add_strcpy(doc, o, "name", name);
+		yyjson_mut_obj_add_strcpy(doc, o, "association", association);
+		range_into(doc, o, "layers", plan.stages[i].range);
+		yyjson_mut_obj_add_str(doc, o, "saw", self ? "text" : "activations");
+	}
+	control_done(r, doc);
+}
+
+/* Kept as JSON, figures only: what the last answer took and who saw what. */
+void command_answered(void *arg, const struct route_result *result)
+{
+	struct daemon *d = arg;
+	if (result->err || !result->n_stages)
+		return;
+	yyjson_mut_val *root;
+	yyjson_mut_doc *doc = object(&root);
+	yyjson_mut_obj_add_strcpy(doc, root, "model", result->model);
+	yyjson_mut_obj_add_uint(doc, root, "tokens", result->completion_tokens);
+	yyjson_mut_obj_add_uint(doc, root, "prompt_tokens", result->prompt_tokens);
+	yyjson_mut_obj_add_real(doc, root, "prefill_seconds", (double)result->prefill_us * 1e-6);
+	yyjson_mut_obj_add_real(doc, root, "decode_seconds", (double)result->decode_us * 1e-6);
+	yyjson_mut_val *stages = yyjson_mut_obj_add_arr(doc, root, "stages");
+	for (size_t i = 0; i < result->n_stages; i++) {
+		const struct route_stage *s = &result->stages[i];
+		yyjson_mut_val *o = yyjson_mut_arr_add_obj(doc, stages);
+		yyjson_mut_obj_add_str(doc, o, "node", json_hex(doc, s->node, KEY_BYTES));
+		yyjson_mut_obj_add_strcpy(doc, o, "name", s->name);
+		yyjson_mut_obj_add_strcpy(doc, o, "association", s->association);
+		range_into(doc, o, "layers", s->range);
+		yyjson_mut_obj_add_uint(doc, o, "rows", s->rows);
+		yyjson_mut_obj_add_real(doc, o, "compute_seconds", (double)s->microseconds * 1e-6);
+		yyjson_mut_obj_add_str(doc, o, "saw", s->text ? "text" : "activations");
+	}
+	free(d->last_answer);
+	d->last_answer = yyjson_mut_write(doc, 0, NULL);
+	yyjson_mut_doc_free(doc);
+}
+
+void command_disclosure(void *arg, struct control_request *r, yyjson_val *args)
+{
+	(void)args;
+	struct daemon *d = arg;
+	if (!d->last_answer) {
+		control_fail(r, ERR_UNKNOWN, "essaim chat", "nothing has been answered here since this node started");
+		return;
+	}
+	yyjson_doc *doc = yyjson_read(d->last_answer, strlen(d->last_answer), 0);
+	control_done(r, doc ? yyjson_doc_mut_copy(doc, NULL) : yyjson_mut_doc_new(NULL));
+	yyjson_doc_free(doc);
+}
