@@ -244,7 +244,7 @@ char *text_bytes(uint64_t n, char *out, size_t size)
 		unsigned shift = 10 * (i + 1);
 		uint64_t whole = n >> shift;
 		uint64_t rest = n & ((UINT64_C(1) << shift) - 1);
-		uint64_t tenths = whole * 10 + (rest / 4 * 10 + (UINT64_C(1) << (shift - 3))) / (UINT64_C(1) << (shift - 2));
+		uint64_t tenths = whole * 10 + ((rest * 10 + (UINT64_C(1) << (shift - 1))) >> shift); /* < 2^64: rest < 2^60 */
 		if (tenths < 100) {
 			snprintf(out, size, "%" PRIu64 ".%" PRIu64 " %ciB", tenths / 10, tenths % 10, units[i]);
 			return out;
