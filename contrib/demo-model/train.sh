@@ -1,0 +1,37 @@
+#!/bin/sh
+# train.sh: makes the demonstration models again, from nothing, and resumes where it was interrupted.
+#
+#   contrib/demo-model/train.sh [BUILD]
+#
+# Run it in a Debian testing root (contrib/quickstart's, for one) where packages.txt is installed; BUILD (default:
+# build/ beside this script) keeps the checkpoints. The same seed and the same processor give the same files.
+# THREADS sets the number of threads (default 2).
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+build=${1:-$here/build}
+mkdir -p "$build"
+export OMP_NUM_THREADS="${THREADS:-2}" PYTHONDONTWRITEBYTECODE=1
+
+# PyTorch calls whatever libblas.so.3 is; only the OpenMP build of OpenBLAS shares its threads.
+if [ "$(id -u)" = 0 ]; then
+	arch=$(gcc -print-multiarch 2>/dev/null || echo x86_64-linux-gnu)
+	for lib in libblas.so.3 liblapack.so.3 libopenblas.so.0; do
+		choice=$(update-alternatives --list "$lib-$arch" 2>/dev/null | grep openblas-openmp | head -n 1) || choice=
+		[ -z "$choice" ] || update-alternatives --set "$lib-$arch" "$choice" >/dev/null
+	done
+fi
+
+cd "$here"
+[ -e tokenizer.json ] || python3 tokenizer.py train tokenizer.json
+python3 train.py target --dir "$build"
+python3 train.py draft --dir "$build"
+python3 export.py target "$build/target.ckpt" essaim-demo.gguf
+python3 export.py draft "$build/draft.ckpt" essaim-demo-draft.gguf
+
+# shellcheck disable=SC2046
+cc -O2 probe.c $(pkg-config --cflags --libs llama) -lm -o "$build/probe"
+cd eval
+python3 check.py "$build/probe" ../essaim-demo.gguf
+python3 accept.py "$build/probe" ../essaim-demo.gguf ../essaim-demo-draft.gguf
+python3 stories.py "$build/probe" ../essaim-demo.gguf
+python3 loss.py "$build/probe" ../essaim-demo.gguf ../essaim-demo-draft.gguf
