@@ -1,4 +1,5 @@
-/* trust_rules.c: what each kind of record must look like and who may sign it.
+/* trust_rules.c: what each kind of record says that trust must know, and who may sign it. That the bytes are sound,
+ * lifetimes within their limits and a model's id the hash of its files, proto/record.h sees to.
  *
  * Whether a signer may speak is asked anew whenever a record is used, never remembered: a roster that
  * leaves a node out, a new steward, an expired one take effect with the same call that brought them.
@@ -21,7 +22,8 @@ static int decode_roster(const struct record *r, struct roster_body *roster)
 
 	if (err)
 		return err;
-	qsort(roster->nodes, roster->n_nodes, KEY_BYTES, compare_keys);
+	if (roster->n_nodes > 1)
+		qsort(roster->nodes, roster->n_nodes, KEY_BYTES, compare_keys);
 	for (size_t i = 1; i < roster->n_nodes; i++)
 		if (!memcmp(roster->nodes[i - 1], roster->nodes[i], KEY_BYTES)) {
 			roster_free(roster);
@@ -30,34 +32,16 @@ static int decode_roster(const struct record *r, struct roster_body *roster)
 	return 0;
 }
 
-static int decode_steward(struct entry *e)
-{
-	const struct record *r = &e->record;
-	struct steward_body b;
-	int err = steward_read(r, &b);
-
-	if (err)
-		return err;
-	if (r->expires - r->issued > (uint64_t)STEWARD_DAYS_MAX * 86400)
-		return ERR_LIMIT;
-	memcpy(e->key, b.steward, KEY_BYTES);
-	return 0;
-}
-
 static int decode_manifest(struct entry *e)
 {
 	struct manifest_body b;
-	uint8_t id[KEY_BYTES];
 	int err = manifest_read(&e->record, &b);
 
 	if (err)
 		return err;
-	model_id(id, b.files, b.n_files);
 	e->private_ = b.private_;
-	if (memcmp(id, e->record.subject, KEY_BYTES))
-		err = ERR_MALFORMED;
 	manifest_free(&b);
-	return err;
+	return 0;
 }
 
 static int decode_receipt(struct entry *e)
@@ -68,9 +52,6 @@ static int decode_receipt(struct entry *e)
 
 	if (err)
 		return err;
-	if (memcmp(e->record.subject, b.session, sizeof b.session) ||
-	    !sodium_is_zero(e->record.subject + sizeof b.session, KEY_BYTES - sizeof b.session))
-		return ERR_MALFORMED;
 	memcpy(e->key, b.home_association, KEY_BYTES);
 	if (memcmp(b.countersignature, zero, sizeof zero))
 		return receipt_verify_countersignature(&b);
@@ -84,55 +65,29 @@ static int decode_agreement(struct entry *e)
 
 	if (err)
 		return err;
-	if (b.priority > 9)
-		return ERR_LIMIT;
 	e->negative = b.revoked;
 	return 0;
-}
-
-/* The subject that the table in record.h fixes for a kind, or NULL. */
-static const uint8_t *fixed_subject(const struct record *r)
-{
-	switch (r->kind) {
-	case RECORD_ASSOCIATION:
-	case RECORD_STEWARD:
-	case RECORD_ROSTER:
-		return r->association;
-	case RECORD_CARD:
-	case RECORD_ADVERT:
-		return r->signer;
-	default:
-		return NULL;
-	}
 }
 
 int trust_decode(struct entry *e, struct roster_body *roster)
 {
 	const struct record *r = &e->record;
-	const uint8_t *subject = fixed_subject(r);
-	struct association_body association;
 	struct acceptance_body acceptance;
 	struct approval_body approval;
-	struct advert_body advert;
-	struct card_body card;
+	struct steward_body steward;
 	int err;
 
-	if (r->expires < r->issued || (subject && memcmp(subject, r->subject, KEY_BYTES)))
-		return ERR_MALFORMED;
 	switch (r->kind) {
 	case RECORD_ASSOCIATION:
-		return association_read(r, &association);
+	case RECORD_CARD:
+	case RECORD_ADVERT:
+		return record_check_body(r);
 	case RECORD_STEWARD:
-		return decode_steward(e);
+		err = steward_read(r, &steward);
+		memcpy(e->key, steward.steward, KEY_BYTES);
+		return err;
 	case RECORD_ROSTER:
 		return decode_roster(r, roster);
-	case RECORD_CARD:
-		return card_read(r, &card);
-	case RECORD_ADVERT:
-		err = advert_read(r, &advert);
-		if (!err)
-			advert_free(&advert);
-		return err;
 	case RECORD_AGREEMENT:
 	case RECORD_ACCEPTANCE:
 		if (!memcmp(r->association, r->subject, KEY_BYTES))
@@ -172,7 +127,7 @@ bool trust_rostered(const struct trust *trust, const struct association *a, cons
 {
 	return is_current(trust, a->roster, now) &&
 	       signed_by_steward(trust, a, trust->entries[a->roster]->record.signer, now) &&
-	       bsearch(node, a->nodes, a->n_nodes, KEY_BYTES, compare_keys);
+	       a->n_nodes && bsearch(node, a->nodes, a->n_nodes, KEY_BYTES, compare_keys);
 }
 
 bool trust_authorised(const struct trust *trust, const struct entry *e, uint64_t now)
