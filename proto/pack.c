@@ -18,9 +18,9 @@ const struct pack_limits pack_limits_record = { .bytes = 256u << 10, .depth = 8,
 
 /* --- validating -----------------------------------------------------------------------------------------
  *
- * One pass, front to back. `pending` counts the values that the open maps and arrays still owe: each takes a
- * byte at least, so pending > remaining bytes means that some count is a lie, and the walk stops at the
- * header that told it, before anything could be reserved for it.
+ * One pass, front to back: a count is believed only as far as values really follow, and one that the remaining
+ * bytes cannot cover, at one byte a value, is refused at its own header. What passes is exactly as large as it
+ * says, so that msgpack-c, which reserves by counts, reserves no more than the limits allow.
  *
  * The keys of the maps that are open at one time lie on one small stack of (hash, offset), so that a key
  * twice is found without memory; its size is what bounds the work an unkind peer can ask for. */
@@ -38,7 +38,6 @@ struct level {
 struct walk {
 	const uint8_t *bytes;
 	size_t n, at;
-	size_t pending;
 	unsigned depth, n_keys;
 	struct level levels[PACK_DEPTH_MAX];
 	struct key keys[PACK_KEYS_MAX];
@@ -143,14 +142,11 @@ static int walk_value(struct walk *w, enum shape *shape, size_t *count, size_t *
 static int walk_open(struct walk *w, const struct pack_limits *limits, bool is_map, size_t count)
 {
 	size_t per = is_map ? 2 : 1;
-	if (count > (w->n - w->at - w->pending) / per)
+	if (count > (w->n - w->at) / per)
 		return ERR_MALFORMED;
 	if (w->depth == PACK_DEPTH_MAX || w->depth == limits->depth)
 		return ERR_LIMIT;
-	if (is_map && count > PACK_KEYS_MAX)
-		return ERR_LIMIT;
 	w->levels[w->depth++] = (struct level){ .left = count * per, .is_map = is_map, .first = w->n_keys };
-	w->pending += count * per;
 	return 0;
 }
 
@@ -163,7 +159,6 @@ int pack_validate(const uint8_t *bytes, size_t n, const struct pack_limits *limi
 	w.bytes = bytes;
 	w.n = n;
 	w.at = 0;
-	w.pending = 1;
 	w.depth = w.n_keys = 0; /* levels and keys are written before they are read */
 
 	for (unsigned nodes = 1;; nodes++) {
@@ -177,9 +172,6 @@ int pack_validate(const uint8_t *bytes, size_t n, const struct pack_limits *limi
 		int err = walk_value(&w, &shape, &count, &offset);
 		if (err)
 			return err;
-		w.pending--;
-		if (w.pending > w.n - w.at)
-			return ERR_MALFORMED; /* a string ate the bytes that other values were promised */
 		if (level)
 			level->left--;
 

@@ -126,7 +126,7 @@ static void validator_refuses_counts_that_the_bytes_do_not_cover(void **state)
 	assert_refused(ERR_MALFORMED, "\x82\xa1k\x01\xa1"); /* enough bytes, not enough values */
 }
 
-static void validator_counts_what_all_open_arrays_owe_together(void **state)
+static void validator_refuses_counts_that_are_covered_one_by_one_but_not_together(void **state)
 {
 	/* Each array alone is covered by the bytes that remain; both together are not. */
 	assert_refused(ERR_MALFORMED, "\x94\x94\x01\x02\x03\x04\x05");
@@ -275,6 +275,34 @@ static void validator_refuses_nothing_two_values_and_the_unused_byte(void **stat
 	assert_refused(ERR_MALFORMED, "\x80\x00");
 	assert_refused(ERR_MALFORMED, "\xc1");
 	assert_refused(ERR_MALFORMED, "\x91\xc1");
+}
+
+static void validator_knows_the_size_of_every_kind_of_value(void **state)
+{
+	/* c0 .. df with all zeros behind: the whole size of the value, from the specification's table */
+	static const uint8_t sizes[32] = {
+		[0x00] = 1, [0x01] = 0, [0x02] = 1, [0x03] = 1,              /* nil, unused, bools */
+		[0x04] = 2, [0x05] = 3, [0x06] = 5,                          /* bin */
+		[0x07] = 3, [0x08] = 4, [0x09] = 6,                          /* ext */
+		[0x0a] = 5, [0x0b] = 9,                                      /* floats */
+		[0x0c] = 2, [0x0d] = 3, [0x0e] = 5, [0x0f] = 9,              /* uint */
+		[0x10] = 2, [0x11] = 3, [0x12] = 5, [0x13] = 9,              /* int */
+		[0x14] = 3, [0x15] = 4, [0x16] = 6, [0x17] = 10, [0x18] = 18, /* fixext */
+		[0x19] = 2, [0x1a] = 3, [0x1b] = 5,                          /* str */
+		[0x1c] = 3, [0x1d] = 5, [0x1e] = 3, [0x1f] = 5,              /* array, map */
+	};
+	for (unsigned first = 0; first < 256; first++) {
+		uint8_t bytes[64] = { (uint8_t)first };
+		size_t size = first <= 0x7f || first >= 0xe0 ? 1
+			    : first >= 0xc0 ? sizes[first - 0xc0]
+			    : first >= 0xa0 ? 1 + (first & 31u) /* fixstr */
+			    : first >= 0x90 ? 1 + (first & 15u) /* fixarray of zeros */
+					    : 1; /* fixmap: a zero is no key */
+		for (size_t n = 1; n < sizeof(bytes); n++) {
+			bool good = n == size && !(first > 0x80 && first <= 0x8f);
+			assert_int_equal(validate(bytes, n, &pack_limits_head), good ? 0 : ERR_MALFORMED);
+		}
+	}
 }
 
 static void validator_refuses_truncation_at_every_length(void **state)
@@ -641,13 +669,14 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(validator_refuses_counts_that_the_bytes_do_not_cover),
-		cmocka_unit_test(validator_counts_what_all_open_arrays_owe_together),
+		cmocka_unit_test(validator_refuses_counts_that_are_covered_one_by_one_but_not_together),
 		cmocka_unit_test(validator_refuses_nesting_past_its_limit),
 		cmocka_unit_test(validator_refuses_a_key_twice),
 		cmocka_unit_test(validator_refuses_keys_that_are_no_strings),
 		cmocka_unit_test(validator_bounds_the_keys_that_are_open_together),
 		cmocka_unit_test(validator_bounds_bytes_and_nodes),
 		cmocka_unit_test(validator_refuses_nothing_two_values_and_the_unused_byte),
+		cmocka_unit_test(validator_knows_the_size_of_every_kind_of_value),
 		cmocka_unit_test(validator_refuses_truncation_at_every_length),
 		cmocka_unit_test(whatever_validates_msgpack_c_can_parse),
 		cmocka_unit_test(everything_written_reads_back),
