@@ -22,6 +22,7 @@ struct client {
 	struct client *next;
 	struct buf in;
 	struct control_request *request;         /* the one in progress; NULL: none */
+	bool running;                            /* inside client_next(): answers that come at once do not recurse */
 	bool closing;
 };
 
@@ -173,7 +174,7 @@ static void finish(struct control_request *request, yyjson_mut_doc *doc)
 	}
 	client->request = NULL;
 	client_write(client, doc);
-	if (!client->closing)
+	if (!client->closing && !client->running)
 		client_next(client);
 }
 
@@ -237,21 +238,23 @@ static void run_line(struct client *client, const uint8_t *line, size_t n)
 /* Runs the next complete line unless a command is in progress. */
 static void client_next(struct client *client)
 {
+	client->running = true;
 	while (!client->request && !client->closing) {
 		uint8_t *end = client->in.length ? memchr(client->in.data, '\n', client->in.length) : NULL;
 		if (!end)
-			return;
+			break;
 		size_t n = (size_t)(end - client->in.data);
 		uint8_t *line = malloc(n + 1);
 		if (!line) {
 			client_close(client);
-			return;
+			break;
 		}
 		memcpy(line, client->in.data, n);
 		buf_consume(&client->in, n + 1);
 		run_line(client, line, n);
 		free(line);
 	}
+	client->running = false;
 }
 
 static void on_allocate(uv_handle_t *handle, size_t suggested, uv_buf_t *out)
