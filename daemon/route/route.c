@@ -1,0 +1,417 @@
+/* SPDX-License-Identifier: AGPL-3.0-or-later */
+#include "daemon/route/route.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "proto/buf.h"
+#include "proto/log.h"
+#include "proto/text.h"
+
+#define NODES_MAX 257
+#define RETRY_BUSY_S 2
+
+struct route_question {
+	struct route *route;
+	struct route_question *next;
+	struct route_ask ask;               /* pointers of the caller's are replaced by copies below */
+	char *name;
+	struct render_message *messages;
+	char *text;                         /* what messages point into */
+	struct stops *stops;
+	struct route_model model;
+	struct ring_session *session;
+	uint8_t (*failed)[KEY_BYTES];       /* what the last plan avoids; for plans to come */
+	struct ring_plan plan;
+	bool rendering, ending, cancelled, stopped;
+	uint64_t asked_us, first_us, last_us;
+	uint32_t prompt_tokens, tokens;
+};
+
+struct route {
+	struct route_config config;
+	struct route_question *questions;
+	struct route_counts counts;
+};
+
+static void question_free(struct route_question *q)
+{
+	struct route *r = q->route;
+	struct route_question **at = r ? &r->questions : NULL;
+	while (at && *at && *at != q)
+		at = &(*at)->next;
+	if (at && *at) {
+		*at = q->next;
+		r->counts.running--;
+	}
+	stops_free(q->stops);
+	free(q->messages);
+	free(q->text);
+	free(q->name);
+	free(q);
+}
+
+/* --- models ---------------------------------------------------------------------------------------- */
+
+size_t route_models(struct route *route, struct route_model *out, size_t max)
+{
+	return route->config.models(route->config.arg, out, max);
+}
+
+static void alias(const struct route_model *m, char *out, size_t size)
+{
+	snprintf(out, size, m->association[0] ? "%s@%s" : "%s", m->name, m->association);
+}
+
+/* How many letters two names begin with together: enough for "did you mean". */
+static size_t common(const char *a, const char *b)
+{
+	size_t n = 0;
+	while (a[n] && a[n] == b[n])
+		n++;
+	return n;
+}
+
+int route_find(struct route *route, const char *name, struct route_model *out, char *why, size_t why_size)
+{
+	struct route_model *models = calloc(ROUTE_MODELS_MAX, sizeof *models);
+	if (!models)
+		return -ENOMEM;
+	size_t n = route_models(route, models, ROUTE_MODELS_MAX), found = 0, nearest = n, letters = 0;
+	char candidates[300] = "";
+	for (size_t i = 0; i < n; i++) {
+		char full[2 * NAME_SIZE], hex[2 * KEY_BYTES + 1];
+		alias(&models[i], full, sizeof full);
+		text_hex(models[i].id, KEY_BYTES, hex);
+		if (!strcmp(name, models[i].name) || !strcmp(name, full) || (strlen(name) >= 8 && !strncmp(name, hex, strlen(name)))) {
+			*out = models[i];
+			size_t used = strlen(candidates);
+			snprintf(candidates + used, sizeof candidates - used, "%s%s", found ? ", " : "", full);
+			found++;
+		}
+		if (common(name, models[i].name) > letters) {
+			letters = common(name, models[i].name);
+			nearest = i;
+		}
+	}
+	int err = found == 1 ? 0 : found ? ERR_AMBIGUOUS : ERR_UNKNOWN;
+	if (found > 1)
+		snprintf(why, why_size, "several models are called that: %s; write the one you mean in full", candidates);
+	else if (!found && !n)
+		snprintf(why, why_size, "this node runs no model yet (essaim model list)");
+	else if (!found)
+		snprintf(why, why_size, "no such model here; %s '%s'", nearest < n ? "did you mean" : "there is", models[nearest < n ? nearest : 0].name);
+	free(models);
+	return err;
+}
+
+/* --- plans ----------------------------------------------------------------------------------------- */
+
+static int plan_avoiding(struct route *route, const struct route_model *m, const uint8_t (*avoid)[KEY_BYTES], size_t n_avoid,
+			 struct ring_plan *plan, char *why, size_t why_size)
+{
+	struct routing_node *nodes = calloc(NODES_MAX, sizeof *nodes);
+	struct layer_range missing;
+	if (!nodes)
+		return -ENOMEM;
+	size_t n = route->config.nodes(route->config.arg, m->id, nodes, NODES_MAX);
+	int err = routing_plan(m->id, m->n_layer, nodes, n, avoid, n_avoid, plan, &missing);
+	free(nodes);
+	if (err == ERR_UNREACHABLE)
+		snprintf(why, why_size, "layers %u to %u of %s are ready on no node that answers this association just now (see: essaim ring %s)",
+			 missing.first, missing.end - 1, m->name, m->name);
+	else if (err == ERR_BUSY)
+		snprintf(why, why_size, "every node that holds layers %u to %u is busy with as many conversations as it takes", missing.first,
+			 missing.end - 1);
+	else if (err == ERR_DENIED)
+		snprintf(why, why_size, "this node does not hold the first and last layers of %s, so text would have to leave it", m->name);
+	else if (err)
+		snprintf(why, why_size, "%s", err_str(err));
+	return err;
+}
+
+int route_plan(struct route *route, const uint8_t model[KEY_BYTES], struct ring_plan *plan, char *why, size_t why_size)
+{
+	struct route_model *models = calloc(ROUTE_MODELS_MAX, sizeof *models);
+	if (!models)
+		return -ENOMEM;
+	size_t n = route_models(route, models, ROUTE_MODELS_MAX);
+	int err = ERR_UNKNOWN;
+	snprintf(why, why_size, "this association has not approved the model (essaim model pull)");
+	for (size_t i = 0; i < n; i++)
+		if (!memcmp(models[i].id, model, KEY_BYTES)) {
+			why[0] = 0;
+			err = plan_avoiding(route, &models[i], NULL, 0, plan, why, why_size);
+			if (err && models[i].why[0])
+				snprintf(why, why_size, "%s", models[i].why);
+		}
+	free(models);
+	return err;
+}
+
+/* --- a question's end -------------------------------------------------------------------------------- */
+
+static void fill_stages(struct route_question *q, struct route_result *result)
+{
+	struct route *r = q->route;
+	struct ring_use uses[RING_STAGES_MAX];
+	size_t n_uses = q->session ? ring_session_use(q->session, uses, RING_STAGES_MAX) : 0;
+	result->n_stages = q->plan.n_stages;
+	for (size_t i = 0; i < q->plan.n_stages; i++) {
+		struct route_stage *s = &result->stages[i];
+		memcpy(s->node, q->plan.stages[i].node, KEY_BYTES);
+		s->range = q->plan.stages[i].range;
+		s->text = s->range.first == 0 || s->range.end == q->plan.n_layer;
+		if (i < n_uses) {
+			s->rows = uses[i].rows;
+			s->microseconds = uses[i].microseconds;
+		}
+		r->config.describe(r->config.arg, s->node, s->name, s->association);
+	}
+	/* A node that saw text at one stage saw it. */
+	for (size_t i = 0; i < result->n_stages; i++)
+		for (size_t k = 0; k < result->n_stages; k++)
+			if (!memcmp(result->stages[i].node, result->stages[k].node, KEY_BYTES))
+				result->stages[i].text |= result->stages[k].text;
+}
+
+/* Tells the asker and forgets the question. */
+static void finish(struct route_question *q, int err, const char *finished, const char *detail)
+{
+	struct route *r = q->route;
+	struct route_result result = {.err = err, .finish = finished, .prompt_tokens = q->prompt_tokens, .completion_tokens = q->tokens};
+	if (detail)
+		text_copy(result.detail, sizeof result.detail, detail);
+	if (err == ERR_BUSY)
+		result.retry_after = RETRY_BUSY_S;
+	if (err == ERR_ARRIVING)
+		result.retry_after = q->model.seconds_left == UINT64_MAX ? 10 : (uint32_t)(q->model.seconds_left > 3600 ? 3600 : q->model.seconds_left + 1);
+	if (q->first_us) {
+		result.prefill_us = q->first_us - q->asked_us;
+		result.decode_us = q->last_us - q->first_us;
+	}
+	alias(&q->model, result.model, sizeof result.model);
+	fill_stages(q, &result);
+	r->counts.prompt_tokens += q->prompt_tokens;
+	r->counts.completion_tokens += q->tokens;
+	r->counts.failed += err != 0;
+	void (*on_end)(void *, const struct route_result *) = q->cancelled ? NULL : q->ask.on_end;
+	void *arg = q->ask.arg;
+	question_free(q);
+	if (r->config.answered)
+		r->config.answered(r->config.arg, &result);
+	if (on_end)
+		on_end(arg, &result);
+}
+
+/* --- the ring's callbacks ------------------------------------------------------------------------------ */
+
+static bool on_token(void *arg, const struct token *token)
+{
+	struct route_question *q = arg;
+	q->last_us = q->route->config.monotonic_us(q->route->config.arg);
+	if (!q->first_us)
+		q->first_us = q->last_us;
+	const char *text;
+	size_t n;
+	if (token->end)
+		return true;
+	q->tokens++;
+	q->stopped = stops_feed(q->stops, token->piece, token->piece_length, &text, &n);
+	if (!q->cancelled && (n || q->ask.logprobs))
+		q->ask.on_text(q->ask.arg, text, n, token);
+	return !q->stopped && !q->cancelled;
+}
+
+static int on_lost(void *arg, const uint8_t (*failed)[KEY_BYTES], size_t n_failed, struct ring_plan *plan)
+{
+	struct route_question *q = arg;
+	char why[300] = "";
+	int err = plan_avoiding(q->route, &q->model, failed, n_failed, plan, why, sizeof why);
+	/* Nobody else has those layers: perhaps the one that failed is back (an engine restarts within a second). */
+	if (err)
+		err = plan_avoiding(q->route, &q->model, NULL, 0, plan, why, sizeof why);
+	if (!err)
+		q->plan = *plan;
+	return err;
+}
+
+static void on_ring_end(void *arg, int err, const char *finished, const char *detail)
+{
+	struct route_question *q = arg;
+	const char *text;
+	size_t n;
+	if (!err && !q->stopped && !q->cancelled) {
+		stops_flush(q->stops, &text, &n);
+		if (n)
+			q->ask.on_text(q->ask.arg, text, n, NULL);
+	}
+	finish(q, err, finished, detail);
+}
+
+/* --- asking ------------------------------------------------------------------------------------------- */
+
+static void on_rendered(void *arg, int err, const int32_t *tokens, size_t n, const char *why)
+{
+	struct route_question *q = arg;
+	struct route *r = q->route;              /* NULL when the route is gone */
+	char text[300];
+	q->rendering = false;
+	if (q->cancelled) {
+		question_free(q);
+		return;
+	}
+	if (err) {
+		finish(q, err, NULL, why && *why ? why : err_str(err));
+		return;
+	}
+	if (!n) {
+		finish(q, ERR_MALFORMED, NULL, "the prompt is empty");
+		return;
+	}
+	q->prompt_tokens = (uint32_t)n;
+	uint32_t context = q->model.context;
+	if (n >= context || q->ask.max_tokens > context - n) {
+		if (n >= context)
+			snprintf(text, sizeof text, "the prompt has %zu tokens; with this node's context of %u at most %u fit", n, context, context - 1);
+		else
+			snprintf(text, sizeof text, "the prompt has %zu tokens and %u more were asked for; this node's context is %u: ask for %zu at most", n,
+				 q->ask.max_tokens, context, context - n);
+		finish(q, ERR_CONTEXT, NULL, text);
+		return;
+	}
+	err = plan_avoiding(r, &q->model, NULL, 0, &q->plan, text, sizeof text);
+	if (err) {
+		finish(q, err, NULL, text);
+		return;
+	}
+	if (q->ask.on_start) {
+		char full[2 * NAME_SIZE];
+		alias(&q->model, full, sizeof full);
+		q->ask.on_start(q->ask.arg, full, q->prompt_tokens);
+	}
+	struct ring_ask ask = {
+		.plan = q->plan, .prompt = tokens, .n_prompt = n, .max_tokens = q->ask.max_tokens ? q->ask.max_tokens : context - (uint32_t)n,
+		.context = context, .sampling = q->ask.sampling, .on_token = on_token, .on_lost = on_lost, .on_end = on_ring_end, .arg = q,
+	};
+	err = ring_ask(r->config.ring, &ask, &q->session);
+	if (err)
+		finish(q, err, NULL, err_str(err));
+}
+
+static int copy_messages(struct route_question *q, const struct route_ask *ask)
+{
+	size_t total = 0;
+	for (size_t i = 0; i < ask->n_messages; i++)
+		total += ask->messages[i].role_length + ask->messages[i].content_length;
+	if (ask->n_messages > RENDER_MESSAGES_MAX || total > RENDER_BYTES_MAX)
+		return ERR_LIMIT;
+	q->messages = calloc(ask->n_messages + 1, sizeof *q->messages);
+	q->text = malloc(total + 1);
+	if (!q->messages || !q->text)
+		return -ENOMEM;
+	char *at = q->text;
+	for (size_t i = 0; i < ask->n_messages; i++) {
+		const struct render_message *from = &ask->messages[i];
+		struct render_message *to = &q->messages[i];
+		*to = (struct render_message){at, from->role_length, at + from->role_length, from->content_length};
+		if (from->role_length)
+			memcpy(at, from->role, from->role_length);
+		if (from->content_length)
+			memcpy(at + from->role_length, from->content, from->content_length);
+		at += from->role_length + from->content_length;
+	}
+	return 0;
+}
+
+int route_ask(struct route *r, const struct route_ask *ask, struct route_question **out)
+{
+	char why[300] = "";
+	*out = NULL;
+	if (r->counts.running >= ROUTE_RUNNING_MAX)
+		return ERR_BUSY;
+	struct route_question *q = calloc(1, sizeof *q);
+	if (!q)
+		return -ENOMEM;
+	q->route = r;
+	q->ask = *ask;
+	q->ask.messages = NULL;
+	q->asked_us = r->config.monotonic_us(r->config.arg);
+	q->next = r->questions;
+	r->questions = q;
+	r->counts.running++;
+	r->counts.questions++;
+	int err = copy_messages(q, ask);
+	q->stops = err ? NULL : stops_new(ask->stops, ask->n_stops);
+	q->name = strdup(ask->model ? ask->model : "");
+	if (!err && (!q->stops || !q->name))
+		err = -ENOMEM;
+	if (!err)
+		err = route_find(r, q->name, &q->model, why, sizeof why);
+	if (err) {
+		question_free(q);
+		return err;
+	}
+	if (q->model.state != ROUTE_READY) {
+		question_free(q);
+		return q->model.state == ROUTE_ARRIVING ? ERR_ARRIVING : ERR_UNREACHABLE;
+	}
+	struct engine_render render = {
+		.chat = ask->chat, .add_special = true, .parse_special = ask->chat, .n_messages = ask->n_messages, .messages = q->messages,
+	};
+	*out = q;
+	q->rendering = true;
+	err = r->config.render(r->config.arg, q->model.id, &render, on_rendered, q);
+	if (err) {
+		*out = NULL;
+		question_free(q);
+	}
+	return err;
+}
+
+void route_cancel(struct route_question *q)
+{
+	q->cancelled = true;
+	if (q->rendering)
+		return;                          /* freed when the text comes back */
+	if (q->session)
+		ring_cancel(q->session);
+	struct route *r = q->route;
+	r->counts.prompt_tokens += q->prompt_tokens;
+	r->counts.completion_tokens += q->tokens;
+	question_free(q);
+}
+
+struct route_counts route_counts(const struct route *route)
+{
+	return route->counts;
+}
+
+int route_new(struct route **out, const struct route_config *config)
+{
+	struct route *r = calloc(1, sizeof *r);
+	if (!r)
+		return -ENOMEM;
+	r->config = *config;
+	*out = r;
+	return 0;
+}
+
+void route_free(struct route *r)
+{
+	while (r->questions) {
+		struct route_question *q = r->questions;
+		if (q->rendering) {              /* freed when its text comes back, or fails to */
+			r->questions = q->next;
+			q->cancelled = true;
+			q->route = NULL;
+			continue;
+		}
+		if (q->session)
+			ring_cancel(q->session);
+		question_free(q);
+	}
+	free(r);
+}
