@@ -13,7 +13,7 @@
 #include "proto/record.h"
 #include "proto/text.h"
 
-enum { MANIFEST_KEYS = 20 };
+enum { MANIFEST_KEYS = 21 };
 enum { FILE_FIELDS = 4, EXTENT_FIELDS = 4 };       /* of the arrays; later versions may append */
 
 /* --- writing ----------------------------------------------------------------------------------------- */
@@ -63,6 +63,7 @@ static void write_pairs(struct pack_writer *w, const void *arg)
 	pack_kv_uint(w, "parameters", b->parameters);
 	pack_kv_bool(w, "splittable", b->splittable);
 	pack_kv_str(w, "why_whole", b->why_whole);
+	pack_kv_bin(w, "no_cut", b->no_cut, b->n_layer <= MODEL_LAYERS_MAX ? b->n_layer / 8 + 1 : 0);
 	pack_kv_uint(w, "row_bytes", b->row_bytes);
 	pack_kv_uint(w, "kv_bytes", b->kv_bytes_token_layer);
 	pack_kv_uint(w, "compute_bytes", b->compute_bytes);
@@ -206,6 +207,8 @@ int manifest_unpack(struct pack_cursor c, struct manifest_body *b)
 	b->parameters = pack_get_uint(c, "parameters", INT64_MAX);
 	b->splittable = pack_get_bool_or(c, "splittable", false);
 	field_get_plain(c, "why_whole", b->why_whole, sizeof(b->why_whole));
+	if (pack_has(c, "no_cut") && b->n_layer)
+		pack_get_exact(c, "no_cut", b->no_cut, b->n_layer / 8 + 1);
 	b->row_bytes = (uint32_t)pack_get_uint(c, "row_bytes", MODEL_EMBD_MAX * 4);
 	b->kv_bytes_token_layer = pack_get_uint(c, "kv_bytes", MODEL_FILE_MAX);
 	b->compute_bytes = pack_get_uint(c, "compute_bytes", MODEL_FILE_MAX);
