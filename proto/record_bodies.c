@@ -250,6 +250,7 @@ static void advert_write(struct pack_writer *w, const void *arg)
 	pack_kv_uint(w, "free", b->free_bytes);
 	pack_kv_uint(w, "load", b->load_permille);
 	pack_kv_bool(w, "paused", b->paused);
+	pack_kv_bool(w, "home", b->home);
 	pack_kv_str(w, "engine", b->engine);
 	pack_str(w, "models");
 	pack_array(w, b->n_models);
@@ -273,7 +274,7 @@ int advert_sign(struct buf *out, struct record *head, const struct advert_body *
 		if (b->models[i].n_placed > RANGES_MAX || b->models[i].n_resident > RANGES_MAX)
 			return ERR_LIMIT;
 	head_of_node(head, RECORD_ADVERT, node_secret);
-	return record_sign(out, head, node_secret, 6, advert_write, b);
+	return record_sign(out, head, node_secret, 7, advert_write, b);
 }
 
 static void read_advert_model(struct pack_cursor c, struct advert_model *m)
@@ -302,6 +303,7 @@ int advert_read(const struct record *r, struct advert_body *b)
 	b->free_bytes = pack_get_uint(c, "free", INT64_MAX);
 	b->load_permille = (uint32_t)pack_get_uint(c, "load", UINT32_MAX);
 	b->paused = pack_get_bool_or(c, "paused", false);
+	b->home = pack_get_bool_or(c, "home", false);
 	field_get_plain(c, "engine", b->engine, sizeof(b->engine));
 	struct pack_cursor list = pack_get(c, "models");
 	size_t n = pack_count(list);
