@@ -41,13 +41,16 @@ struct ring_config {
 	uint64_t (*now)(void *arg);                            /* Unix seconds */
 	uint64_t (*monotonic_ms)(void *arg);
 	void (*random)(void *arg, void *out, size_t n);
-	int (*send)(void *arg, const uint8_t node[KEY_BYTES], struct buf *frame);       /* latency link; takes it */
+	/* Latency link; takes it on success. -EAGAIN: its queue is full, ring keeps the frame and tries again. */
+	int (*send)(void *arg, const uint8_t node[KEY_BYTES], struct buf *frame);
 	int (*engine)(void *arg, const uint8_t model[KEY_BYTES], struct buf *frame);    /* own engine; takes it */
 	bool (*is_up)(void *arg, const uint8_t node[KEY_BYTES]);
 	/* may this home use our stage for this ticket: trust, quota, resident, memory; 0 or an enum err with detail */
 	int (*permit)(void *arg, const struct ticket *ticket, char *detail, size_t size);
-	void (*used)(void *arg, const struct ring_use *use, bool final);        /* as a stage: every 64 rows and at the end */
-	/* as home: a countersigned or fresh receipt of a stage to keep */
+	/* as a stage: every 64 rows and at the end; rows and microseconds since the last call for this session's stage */
+	void (*used)(void *arg, const struct ring_use *use, bool final);
+	/* as home: what to keep of a node's receipts, once a session and node, a moment after the end; countersigned unless the node
+	 * went away before that. All of the session's rows there, over every epoch. */
 	void (*receipt)(void *arg, const uint8_t *record, size_t n);
 	void *arg;
 };
@@ -59,18 +62,23 @@ struct ring_ask {
 	uint32_t max_tokens;               /* to generate; prompt + max_tokens <= context */
 	uint32_t context;
 	struct sampling sampling;
-	/* One committed token; its text view lasts for the call. false: enough (a stop string), the ring closes with reason 0. */
+	/* One committed token; its text view lasts for the call. false: enough (a stop string), the ring closes with reason 0.
+	 * Not called for the end token, unless sampling.ignore_end. */
 	bool (*on_token)(void *arg, const struct token *token);
-	/* The ring lost a stage: give a new plan (0) or an error to end. failed lists nodes not to use. May be NULL. */
+	/* The ring lost a stage: give a new plan (0) or an error to end. failed lists nodes not to use; it may be empty when nobody
+	 * knows who was silent (the same plan will do: its set-up shows it). May be NULL. At most 3 times a question. */
 	int (*on_lost)(void *arg, const uint8_t (*failed)[KEY_BYTES], size_t n_failed, struct ring_plan *plan);
-	/* Exactly once, last: err 0 with finished "stop" (end token or enough) or "length". */
+	/* Exactly once, last, never from inside ring_ask(): err 0 with finished "stop" (end token or enough) or "length". The
+	 * session is no longer the caller's when it returns; ring_session_use() may be called from inside. It comes up to 500 ms after
+	 * the last token, when the stages have said what they counted. */
 	void (*on_end)(void *arg, int err, const char *finished, const char *detail);
 	void *arg;
 };
 
 int ring_new(struct ring **out, const struct ring_config *config);
-void ring_free(struct ring *ring);
+void ring_free(struct ring *ring);                     /* tells stages and homes; no callbacks of sessions */
 
+/* ERR_CONTEXT, ERR_DENIED (another node at an end of the plan would see text), -EINVAL. What goes wrong later comes by on_end. */
 int ring_ask(struct ring *ring, const struct ring_ask *ask, struct ring_session **out);
 void ring_cancel(struct ring_session *session);        /* closes every stage; on_end is not called */
 /* Per stage of the running or last plan: rows and compute time, as home knows them (remote compute time by receipt; 0 until then). */
