@@ -1,0 +1,706 @@
+/* libmicrohttpd on the libuv loop.
+ *
+ * MHD's own epoll descriptor is watched by a uv_poll; its timeout drives a uv_timer; a uv_prepare runs it once more before the loop sleeps when
+ * something was resumed, so that a token leaves in the turn in which it came. A request is suspended while it waits for the ring, and a stream while it
+ * waits for tokens. MHD does not look at a suspended connection's socket, so a timer looks whether its client is still there.
+ *
+ * SPDX-License-Identifier: AGPL-3.0-or-later */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <microhttpd.h>
+#include <netdb.h>
+#include <sodium.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "daemon/api/api_internal.h"
+#include "proto/log.h"
+#include "proto/text.h"
+
+#define CLIENT_SILENCE_S 60
+#define CLIENT_LOOK_MS 250
+#define CONNECTION_MEMORY (24u << 10)     /* MHD's pool for one connection: bounds the headers */
+#define STREAM_BLOCK 4096
+
+struct api {
+	struct api_config config;
+	struct MHD_Daemon *mhd;
+	uv_poll_t poll;
+	uv_timer_t timer, look;
+	uv_prepare_t prepare;
+	unsigned open_handles;
+	bool run_due, draining, closing;
+	uint16_t port;
+	struct request *requests;
+	size_t running;
+	uint64_t counts[6];               /* answers by status class: [2] 2xx ... */
+	void (*on_closed)(void *arg);
+	void *on_closed_arg;
+};
+
+struct request {
+	struct api *api;
+	struct MHD_Connection *connection;
+	struct request *next;
+	struct buf body;                  /* as it came */
+	struct buf out;                   /* text of a whole answer, or SSE bytes not sent yet */
+	bool too_large, asked, suspended, answering, ended, gone, started;
+	bool stream, include_usage;
+	struct api_head head;
+	struct route_question *question;
+	struct route_result result;
+	struct api_error error;           /* status 0: none */
+};
+
+/* --- MHD and the loop ------------------------------------------------------------------------------- */
+
+static void on_timer(uv_timer_t *timer)
+{
+	struct api *api = timer->data;
+	api->run_due = true;
+}
+
+static void schedule(struct api *api)
+{
+	MHD_UNSIGNED_LONG_LONG ms;
+	api->run_due = false;
+	MHD_run(api->mhd);
+	if (MHD_get_timeout(api->mhd, &ms) == MHD_YES)
+		uv_timer_start(&api->timer, on_timer, ms, 0);
+	else
+		uv_timer_stop(&api->timer);
+}
+
+static void on_poll(uv_poll_t *poll, int status, int events)
+{
+	(void)status;
+	(void)events;
+	struct api *api = poll->data;
+	if (!api->closing)
+		schedule(api);
+}
+
+static void on_prepare(uv_prepare_t *prepare)
+{
+	struct api *api = prepare->data;
+	/* MHD_run() may resume further connections: a few rounds, then the loop gets its turn. */
+	for (int i = 0; i < 4 && api->run_due && !api->closing; i++)
+		schedule(api);
+}
+
+static void resume(struct request *r)
+{
+	if (!r->suspended)
+		return;
+	r->suspended = false;
+	MHD_resume_connection(r->connection);
+	r->api->run_due = true;
+}
+
+static void suspend(struct request *r)
+{
+	r->suspended = true;
+	MHD_suspend_connection(r->connection);
+}
+
+/* --- responses --------------------------------------------------------------------------------------- */
+
+static void common_headers(struct request *r, struct MHD_Response *response)
+{
+	const char *origins = r->api->config.cors_origins;
+	const char *origin = MHD_lookup_connection_value(r->connection, MHD_HEADER_KIND, "Origin");
+	if (origin && origins && *origins) {
+		bool allowed = !strcmp(origins, "*");
+		for (const char *p = origins; *p && !allowed;) {
+			size_t n = strcspn(p, ", ");
+			allowed = n && n == strlen(origin) && !strncmp(p, origin, n);
+			p += n + strspn(p + n, ", ");
+		}
+		if (allowed) {
+			MHD_add_response_header(response, "Access-Control-Allow-Origin", !strcmp(origins, "*") ? "*" : origin);
+			MHD_add_response_header(response, "Access-Control-Allow-Headers", "Authorization, Content-Type");
+			MHD_add_response_header(response, "Access-Control-Allow-Methods", "GET, POST, OPTIONS");
+			MHD_add_response_header(response, "Vary", "Origin");
+		}
+	}
+	MHD_add_response_header(response, "Cache-Control", "no-store");
+	MHD_add_response_header(response, "X-Content-Type-Options", "nosniff");
+}
+
+static enum MHD_Result reply(struct request *r, unsigned status, const char *type, const struct buf *body)
+{
+	struct MHD_Response *response = MHD_create_response_from_buffer(body->length, body->data, MHD_RESPMEM_MUST_COPY);
+	if (!response)
+		return MHD_NO;
+	MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, type);
+	common_headers(r, response);
+	if (status == 401)
+		MHD_add_response_header(response, "WWW-Authenticate", "Bearer realm=\"essaim\"");
+	if (r->error.retry_after) {
+		char text[16];
+		snprintf(text, sizeof text, "%u", r->error.retry_after);
+		MHD_add_response_header(response, MHD_HTTP_HEADER_RETRY_AFTER, text);
+	}
+	r->answering = true;
+	r->api->counts[status / 100 % 6]++;
+	enum MHD_Result ok = MHD_queue_response(r->connection, status, response);
+	MHD_destroy_response(response);
+	return ok;
+}
+
+static enum MHD_Result reply_error(struct request *r)
+{
+	struct buf text;
+	buf_init(&text, 64 << 10);
+	api_error_json(&r->error, &text);
+	enum MHD_Result ok = reply(r, r->error.status, "application/json", &text);
+	buf_release(&text);
+	return ok;
+}
+
+static ssize_t on_stream_read(void *arg, uint64_t position, char *out, size_t max)
+{
+	(void)position;
+	struct request *r = arg;
+	if (r->out.length) {
+		size_t n = r->out.length < max ? r->out.length : max;
+		memcpy(out, r->out.data, n);
+		buf_consume(&r->out, n);
+		return (ssize_t)n;
+	}
+	if (r->ended)
+		return r->gone ? MHD_CONTENT_READER_END_WITH_ERROR : MHD_CONTENT_READER_END_OF_STREAM;
+	suspend(r);
+	return 0;
+}
+
+static enum MHD_Result reply_stream(struct request *r)
+{
+	struct MHD_Response *response = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, STREAM_BLOCK, on_stream_read, r, NULL);
+	if (!response)
+		return MHD_NO;
+	MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, "text/event-stream; charset=utf-8");
+	common_headers(r, response);
+	r->answering = true;
+	r->api->counts[2]++;
+	enum MHD_Result ok = MHD_queue_response(r->connection, 200, response);
+	MHD_destroy_response(response);
+	return ok;
+}
+
+/* --- an answer on its way --------------------------------------------------------------------------- */
+
+static void stop_question(struct request *r)
+{
+	if (!r->question)
+		return;
+	struct route_question *q = r->question;
+	r->question = NULL;
+	r->api->running--;
+	route_cancel(q);
+}
+
+static void on_start(void *arg, const char *model, uint32_t prompt_tokens)
+{
+	struct request *r = arg;
+	(void)prompt_tokens;
+	text_copy(r->head.model, sizeof r->head.model, model);
+}
+
+static void on_text(void *arg, const char *text, size_t n, const struct token *token)
+{
+	struct request *r = arg;
+	(void)token;
+	int err = 0;
+	if (r->stream) {
+		if (!r->started) {
+			r->started = true;
+			api_chunk_start(&r->out, &r->head);
+		}
+		api_chunk_text(&r->out, &r->head, text, n);
+	} else {
+		err = buf_append(&r->out, text, n);
+	}
+	if (err || r->out.length > API_QUEUE_MAX) {
+		/* The client does not read: its answer is given up rather than kept in memory. */
+		r->gone = r->ended = true;
+		stop_question(r);
+	}
+	if (r->stream)
+		resume(r);
+}
+
+static void on_end(void *arg, const struct route_result *result)
+{
+	struct request *r = arg;
+	r->question = NULL;
+	r->api->running--;
+	r->ended = true;
+	r->result = *result;
+	if (result->err)
+		api_error_from(&r->error, result->err, result->detail, result->retry_after);
+	if (r->stream && !result->err) {
+		if (!r->started)
+			api_chunk_start(&r->out, &r->head);
+		r->started = true;
+		api_chunk_end(&r->out, &r->head, result, r->include_usage);
+	} else if (r->stream && r->started) {
+		api_chunk_error(&r->out, &r->error);
+	}
+	resume(r);
+}
+
+/* Why the model cannot answer now, in words. */
+static void explain(struct request *r, const char *name, int err)
+{
+	struct route_model m;
+	char why[300] = "", size[32], left[32], text[512];
+	int found = route_find(r->api->config.route, name, &m, why, sizeof why);
+	if (found) {
+		api_error_from(&r->error, found, why, 0);
+	} else if (err == ERR_ARRIVING) {
+		uint32_t retry = m.seconds_left == UINT64_MAX ? 10 : (uint32_t)(m.seconds_left > 3600 ? 3600 : m.seconds_left + 1);
+		if (m.bytes_wanted) {
+			snprintf(text, sizeof text, "%s is still arriving: %s of %s are here, %s left", m.name,
+				 text_bytes(m.bytes_have, size, sizeof size), text_bytes(m.bytes_wanted, (char[32]){0}, 32),
+				 m.seconds_left == UINT64_MAX ? "time unknown" : text_duration(m.seconds_left, left, sizeof left));
+		} else {
+			snprintf(text, sizeof text, "%s is still arriving: %s", m.name, m.why);
+		}
+		api_error_from(&r->error, err, text, retry);
+	} else if (err == ERR_UNREACHABLE) {
+		snprintf(text, sizeof text, "%s cannot answer now: %s", m.name, m.why);
+		api_error_from(&r->error, err, text, 10);
+	} else if (err == ERR_BUSY) {
+		api_error_from(&r->error, err, "this node answers as many questions as it can: try again in a moment", 2);
+	} else {
+		api_error_from(&r->error, err, NULL, 0);
+	}
+}
+
+static enum MHD_Result ask(struct request *r, bool chat)
+{
+	struct api *api = r->api;
+	struct api_question q;
+	r->asked = true;
+	if (api->draining) {
+		api_error_set(&r->error, 503, "server_error", "stopping", NULL, "this node is stopping");
+		r->error.retry_after = 10;
+		return reply_error(r);
+	}
+	if (api_parse(r->body.data ? r->body.data : (uint8_t *)"", r->body.length, chat, &q, &r->error)) {
+		api_question_release(&q);
+		return reply_error(r);
+	}
+	uint8_t id[12];
+	char hex[2 * sizeof id + 1];
+	randombytes_buf(id, sizeof id);
+	text_hex(id, sizeof id, hex);
+	snprintf(r->head.id, sizeof r->head.id, "%s-%s", chat ? "chatcmpl" : "cmpl", hex);
+	r->head.chat = chat;
+	r->head.created = (uint64_t)time(NULL);
+	r->stream = q.stream;
+	r->include_usage = q.include_usage;
+	if (!q.has_seed)
+		randombytes_buf(&q.sampling.seed, sizeof q.sampling.seed);
+	struct route_ask a = {
+		.model = q.model, .chat = chat, .n_messages = q.n_messages, .messages = q.messages, .max_tokens = q.max_tokens, .sampling = q.sampling,
+		.n_stops = q.n_stops, .on_start = on_start, .on_text = on_text, .on_end = on_end, .arg = r,
+	};
+	memcpy(a.stops, q.stops, sizeof a.stops);
+	int err = route_ask(api->config.route, &a, &r->question);
+	if (err)
+		explain(r, q.model, err);
+	api_question_release(&q);
+	buf_release(&r->body);                   /* nothing said is kept longer than it is needed */
+	if (err)
+		return reply_error(r);
+	api->running++;
+	suspend(r);
+	return MHD_YES;
+}
+
+/* After the ring has something to say: called by MHD when the connection was resumed. */
+static enum MHD_Result answer(struct request *r)
+{
+	if (r->answering)
+		return MHD_YES;
+	if (r->gone)
+		return MHD_NO;
+	if (r->ended && r->error.status && !r->started)
+		return reply_error(r);
+	if (r->stream)
+		return reply_stream(r);
+	if (!r->ended) {                         /* resumed for nothing */
+		suspend(r);
+		return MHD_YES;
+	}
+	struct buf whole;
+	buf_init(&whole, 8 * (size_t)API_QUEUE_MAX);
+	api_whole(&whole, &r->head, r->out.data ? (const char *)r->out.data : "", r->out.length, &r->result);
+	enum MHD_Result ok = reply(r, 200, "application/json", &whole);
+	buf_release(&whole);
+	return ok;
+}
+
+/* --- other resources ---------------------------------------------------------------------------------- */
+
+static enum MHD_Result get_models(struct request *r, const char *one)
+{
+	struct buf text;
+	enum MHD_Result ok;
+	buf_init(&text, 1 << 20);
+	if (one) {
+		struct route_model m;
+		char why[300] = "";
+		int err = route_find(r->api->config.route, one, &m, why, sizeof why);
+		if (err) {
+			api_error_from(&r->error, err, why, 0);
+			buf_release(&text);
+			return reply_error(r);
+		}
+		api_model(&text, &m);
+	} else {
+		struct route_model *models = calloc(ROUTE_MODELS_MAX, sizeof *models);
+		size_t n = models ? route_models(r->api->config.route, models, ROUTE_MODELS_MAX) : 0;
+		api_models(&text, models, n);
+		free(models);
+	}
+	ok = reply(r, 200, "application/json", &text);
+	buf_release(&text);
+	return ok;
+}
+
+static enum MHD_Result get_health(struct request *r)
+{
+	struct buf text;
+	buf_init(&text, 256);
+	buf_append_str(&text, r->api->draining ? "{\"status\":\"stopping\"}" : "{\"status\":\"ok\"}");
+	enum MHD_Result ok = reply(r, r->api->draining ? 503 : 200, "application/json", &text);
+	buf_release(&text);
+	return ok;
+}
+
+static enum MHD_Result get_metrics(struct request *r)
+{
+	struct api *api = r->api;
+	struct route_counts c = route_counts(api->config.route);
+	struct buf text;
+	buf_init(&text, 1 << 20);
+	buf_printf(&text, "# HELP essaim_http_responses_total Answers by status class.\n# TYPE essaim_http_responses_total counter\n");
+	for (unsigned i = 2; i < 6; i++)
+		buf_printf(&text, "essaim_http_responses_total{class=\"%uxx\"} %llu\n", i, (unsigned long long)api->counts[i]);
+	buf_printf(&text, "# HELP essaim_questions_total Questions asked at this node.\n# TYPE essaim_questions_total counter\nessaim_questions_total %llu\n",
+		   (unsigned long long)c.questions);
+	buf_printf(&text, "# HELP essaim_questions_failed_total Of them, those that ended with an error.\n"
+			  "# TYPE essaim_questions_failed_total counter\nessaim_questions_failed_total %llu\n", (unsigned long long)c.failed);
+	buf_printf(&text, "# HELP essaim_questions_running Questions being answered.\n# TYPE essaim_questions_running gauge\nessaim_questions_running %zu\n",
+		   c.running);
+	buf_printf(&text, "# HELP essaim_tokens_total Tokens of prompts and answers of questions asked here.\n# TYPE essaim_tokens_total counter\n"
+			  "essaim_tokens_total{kind=\"prompt\"} %llu\nessaim_tokens_total{kind=\"completion\"} %llu\n",
+		   (unsigned long long)c.prompt_tokens, (unsigned long long)c.completion_tokens);
+	if (api->config.metrics)
+		api->config.metrics(api->config.arg, &text);
+	enum MHD_Result ok = reply(r, 200, "text/plain; version=0.0.4; charset=utf-8", &text);
+	buf_release(&text);
+	return ok;
+}
+
+/* --- who may ask --------------------------------------------------------------------------------------- */
+
+/* A name that resolves to us in an attacker's DNS must not reach us: only addresses, localhost and configured names. */
+static bool host_is_ours(const struct api *api, const char *host)
+{
+	char name[256];
+	struct in6_addr any;
+	size_t n;
+	if (!host)
+		return false;
+	if (host[0] == '[') {
+		host++;
+		n = strcspn(host, "]");
+	} else {
+		n = strcspn(host, ":");
+	}
+	if (!n || n >= sizeof name)
+		return false;
+	memcpy(name, host, n);
+	name[n] = 0;
+	if (inet_pton(AF_INET, name, &any) == 1 || inet_pton(AF_INET6, name, &any) == 1 || !strcasecmp(name, "localhost") ||
+	    !strcasecmp(name, api->config.host))
+		return true;
+	for (const char *p = api->config.hosts ? api->config.hosts : ""; *p;) {
+		size_t k = strcspn(p, ", ");
+		if (k == n && !strncasecmp(p, name, k))
+			return true;
+		p += k + strspn(p + k, ", ");
+	}
+	return false;
+}
+
+static bool key_is_right(const struct api *api, const char *given)
+{
+	const char *key = api->config.api_key;
+	if (!given || strncasecmp(given, "Bearer ", 7))
+		return false;
+	given += 7;
+	size_t n = strlen(key);
+	return n && strlen(given) == n && !sodium_memcmp(given, key, n);
+}
+
+/* True when the request may go on; otherwise error is filled. */
+static bool admit(struct request *r, const char *url, const char *method)
+{
+	struct api *api = r->api;
+	if (!host_is_ours(api, MHD_lookup_connection_value(r->connection, MHD_HEADER_KIND, "Host"))) {
+		api_error_set(&r->error, 403, "invalid_request_error", "host_not_allowed", NULL,
+			      "this node does not answer to that Host name; if it is yours, put it into [http] hosts of essaim.conf");
+		return false;
+	}
+	if (!strcmp(url, "/health") || !strcmp(method, "OPTIONS"))
+		return true;
+	if (!key_is_right(api, MHD_lookup_connection_value(r->connection, MHD_HEADER_KIND, "Authorization"))) {
+		api_error_set(&r->error, 401, "invalid_request_error", "invalid_api_key", NULL,
+			      "an API key is needed: send \"Authorization: Bearer KEY\" with the key in keys/api.key of the node's home folder");
+		return false;
+	}
+	const char *length = MHD_lookup_connection_value(r->connection, MHD_HEADER_KIND, "Content-Length");
+	if (length && strtoull(length, NULL, 10) > API_BODY_MAX) {
+		api_error_set(&r->error, 413, "invalid_request_error", "too_large", NULL, "a request has at most %u MiB", API_BODY_MAX >> 20);
+		return false;
+	}
+	return true;
+}
+
+static enum MHD_Result dispatch(struct request *r, const char *url, const char *method)
+{
+	bool get = !strcmp(method, "GET") || !strcmp(method, "HEAD"), post = !strcmp(method, "POST");
+	bool chat = !strcmp(url, "/v1/chat/completions");
+	struct buf empty = {0};
+	if (r->too_large) {
+		api_error_set(&r->error, 413, "invalid_request_error", "too_large", NULL, "a request has at most %u MiB", API_BODY_MAX >> 20);
+		return reply_error(r);
+	}
+	if (!strcmp(method, "OPTIONS"))
+		return reply(r, 204, "text/plain", &empty);
+	if (chat || !strcmp(url, "/v1/completions")) {
+		if (post)
+			return ask(r, chat);
+	} else if (!strcmp(url, "/v1/models")) {
+		if (get)
+			return get_models(r, NULL);
+	} else if (!strncmp(url, "/v1/models/", 11) && url[11]) {
+		if (get)
+			return get_models(r, url + 11);
+	} else if (!strcmp(url, "/health")) {
+		if (get)
+			return get_health(r);
+	} else if (!strcmp(url, "/metrics")) {
+		if (get)
+			return get_metrics(r);
+	} else {
+		api_error_set(&r->error, 404, "invalid_request_error", "not_found", NULL,
+			      "there is no such resource here; there are /v1/models, /v1/chat/completions, /v1/completions, /health and /metrics");
+		return reply_error(r);
+	}
+	api_error_set(&r->error, 405, "invalid_request_error", "method_not_allowed", NULL, "%s takes %s", url, get ? "POST" : "GET");
+	return reply_error(r);
+}
+
+/* --- MHD's callbacks ------------------------------------------------------------------------------------ */
+
+static enum MHD_Result on_request(void *cls, struct MHD_Connection *connection, const char *url, const char *method, const char *version,
+				  const char *upload, size_t *upload_size, void **state)
+{
+	struct api *api = cls;
+	struct request *r = *state;
+	(void)version;
+	if (!r) {
+		r = calloc(1, sizeof *r);
+		if (!r)
+			return MHD_NO;
+		r->api = api;
+		r->connection = connection;
+		buf_init(&r->body, API_BODY_MAX);
+		buf_init(&r->out, API_OUT_MAX);
+		r->next = api->requests;
+		api->requests = r;
+		*state = r;
+		return admit(r, url, method) ? MHD_YES : reply_error(r);
+	}
+	if (r->answering)
+		return MHD_YES;
+	if (*upload_size) {
+		if (!r->too_large && buf_append(&r->body, upload, *upload_size)) {
+			r->too_large = true;
+			buf_release(&r->body);
+		}
+		*upload_size = 0;
+		return MHD_YES;
+	}
+	return r->asked ? answer(r) : dispatch(r, url, method);
+}
+
+static void on_completed(void *cls, struct MHD_Connection *connection, void **state, enum MHD_RequestTerminationCode why)
+{
+	struct api *api = cls;
+	struct request *r = *state;
+	(void)connection;
+	(void)why;
+	if (!r)
+		return;
+	*state = NULL;
+	r->suspended = false;
+	stop_question(r);
+	for (struct request **at = &api->requests; *at; at = &(*at)->next)
+		if (*at == r) {
+			*at = r->next;
+			break;
+		}
+	buf_release(&r->body);
+	buf_release(&r->out);
+	free(r);
+}
+
+static void on_look(uv_timer_t *timer)
+{
+	struct api *api = timer->data;
+	for (struct request *r = api->requests; r; r = r->next) {
+		if (!r->suspended)
+			continue;
+		const union MHD_ConnectionInfo *info = MHD_get_connection_info(r->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+		char byte;
+		ssize_t n = info ? recv(info->connect_fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) : 1;
+		if (n > 0 || (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)))
+			continue;
+		r->gone = r->ended = true;
+		stop_question(r);
+		resume(r);
+	}
+}
+
+static void on_mhd_log(void *arg, const char *format, va_list ap)
+{
+	(void)arg;
+	(void)format;
+	(void)ap;                                /* may quote what a client sent (D18) */
+}
+
+/* --- opening and closing -------------------------------------------------------------------------------- */
+
+static int listen_on(const struct api_config *config, char *why, size_t why_size)
+{
+	struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV}, *list = NULL;
+	char port[8];
+	snprintf(port, sizeof port, "%u", config->port);
+	int err = getaddrinfo(config->host, port, &hints, &list);
+	if (err) {
+		snprintf(why, why_size, "[http] listen = %s is no address: %s", config->host, gai_strerror(err));
+		return -EINVAL;
+	}
+	int fd = socket(list->ai_family, list->ai_socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), one = 1;
+	if (fd >= 0)
+		setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+	if (fd < 0 || bind(fd, list->ai_addr, list->ai_addrlen) || listen(fd, 512)) {
+		err = -errno;
+		snprintf(why, why_size, "HTTP cannot listen on %s port %u: %s%s", config->host, config->port, strerror(errno),
+			 err == -EADDRINUSE ? " (another program uses it: choose another [http] port in essaim.conf, or 0 for any)" : "");
+		if (fd >= 0)
+			close(fd);
+		fd = err;
+	}
+	freeaddrinfo(list);
+	return fd;
+}
+
+static void on_handle_closed(uv_handle_t *handle)
+{
+	struct api *api = handle->data;
+	if (--api->open_handles)
+		return;
+	void (*on_closed)(void *) = api->on_closed;
+	void *arg = api->on_closed_arg;
+	free(api);
+	if (on_closed)
+		on_closed(arg);
+}
+
+int api_open(struct api **out, const struct api_config *config, char *why, size_t why_size)
+{
+	struct api *api = calloc(1, sizeof *api);
+	if (!api)
+		return -ENOMEM;
+	api->config = *config;
+	int fd = listen_on(config, why, why_size);
+	if (fd < 0) {
+		free(api);
+		return fd;
+	}
+	struct sockaddr_storage address;
+	socklen_t size = sizeof address;
+	getsockname(fd, (struct sockaddr *)&address, &size);
+	api->port = ntohs(address.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&address)->sin6_port : ((struct sockaddr_in *)&address)->sin_port);
+	api->mhd = MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL, on_request, api,
+				    MHD_OPTION_EXTERNAL_LOGGER, on_mhd_log, NULL, MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_NOTIFY_COMPLETED, on_completed,
+				    api, MHD_OPTION_CONNECTION_LIMIT, (unsigned)API_CONNECTIONS_MAX, MHD_OPTION_CONNECTION_TIMEOUT,
+				    (unsigned)CLIENT_SILENCE_S, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY, MHD_OPTION_END);
+	const union MHD_DaemonInfo *info = api->mhd ? MHD_get_daemon_info(api->mhd, MHD_DAEMON_INFO_EPOLL_FD) : NULL;
+	if (!info) {
+		snprintf(why, why_size, "the HTTP server cannot be started (too few descriptors? see ulimit -n)");
+		if (api->mhd)
+			MHD_stop_daemon(api->mhd);
+		else
+			close(fd);
+		free(api);
+		return -EMFILE;
+	}
+	uv_poll_init(config->loop, &api->poll, info->epoll_fd);
+	uv_timer_init(config->loop, &api->timer);
+	uv_timer_init(config->loop, &api->look);
+	uv_prepare_init(config->loop, &api->prepare);
+	api->poll.data = api->timer.data = api->look.data = api->prepare.data = api;
+	api->open_handles = 4;
+	uv_poll_start(&api->poll, UV_READABLE, on_poll);
+	uv_timer_start(&api->look, on_look, CLIENT_LOOK_MS, CLIENT_LOOK_MS);
+	uv_prepare_start(&api->prepare, on_prepare);
+	*out = api;
+	return 0;
+}
+
+void api_drain(struct api *api)
+{
+	api->draining = true;
+}
+
+size_t api_running(const struct api *api)
+{
+	return api->running;
+}
+
+uint16_t api_port(const struct api *api)
+{
+	return api->port;
+}
+
+void api_close(struct api *api, void (*on_closed)(void *arg), void *arg)
+{
+	api->closing = true;
+	api->on_closed = on_closed;
+	api->on_closed_arg = arg;
+	for (struct request *r = api->requests; r; r = r->next) {
+		stop_question(r);
+		r->gone = r->ended = true;
+		resume(r);
+	}
+	MHD_run(api->mhd);                       /* lets the resumed connections notice; stop wants none suspended */
+	uv_poll_stop(&api->poll);
+	MHD_stop_daemon(api->mhd);
+	uv_close((uv_handle_t *)&api->poll, on_handle_closed);
+	uv_close((uv_handle_t *)&api->timer, on_handle_closed);
+	uv_close((uv_handle_t *)&api->look, on_handle_closed);
+	uv_close((uv_handle_t *)&api->prepare, on_handle_closed);
+}
