@@ -25,7 +25,7 @@ struct route_question {
 	struct ring_session *session;
 	uint8_t (*failed)[KEY_BYTES];       /* what the last plan avoids; for plans to come */
 	struct ring_plan plan;
-	bool rendering, ending, cancelled, stopped;
+	bool rendering, telling, cancelled, stopped;   /* telling: inside a callback of the asker's, who may cancel there */
 	uint64_t asked_us, first_us, last_us;
 	uint32_t prompt_tokens, tokens;
 };
@@ -220,8 +220,11 @@ static bool on_token(void *arg, const struct token *token)
 		return true;
 	q->tokens++;
 	q->stopped = stops_feed(q->stops, token->piece, token->piece_length, &text, &n);
-	if (!q->cancelled && (n || q->ask.logprobs))
+	if (!q->cancelled && (n || q->ask.logprobs)) {
+		q->telling = true;
 		q->ask.on_text(q->ask.arg, text, n, token);
+		q->telling = false;
+	}
 	return !q->stopped && !q->cancelled;
 }
 
@@ -245,8 +248,11 @@ static void on_ring_end(void *arg, int err, const char *finished, const char *de
 	size_t n;
 	if (!err && !q->stopped && !q->cancelled) {
 		stops_flush(q->stops, &text, &n);
-		if (n)
+		if (n) {
+			q->telling = true;
 			q->ask.on_text(q->ask.arg, text, n, NULL);
+			q->telling = false;
+		}
 	}
 	finish(q, err, finished, detail);
 }
@@ -374,8 +380,8 @@ int route_ask(struct route *r, const struct route_ask *ask, struct route_questio
 void route_cancel(struct route_question *q)
 {
 	q->cancelled = true;
-	if (q->rendering)
-		return;                          /* freed when the text comes back */
+	if (q->rendering || q->telling)
+		return;                          /* freed when the text comes back, or by the ring's on_end */
 	if (q->session)
 		ring_cancel(q->session);
 	struct route *r = q->route;
