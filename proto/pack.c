@@ -399,7 +399,7 @@ static const msgpack_object *find(struct pack_cursor c, const char *key)
 	for (uint32_t i = 0; i < object->via.map.size; i++) {
 		const msgpack_object_kv *pair = &object->via.map.ptr[i];
 		if (pair->key.type == MSGPACK_OBJECT_STR && pair->key.via.str.size == n &&
-		    memcmp(pair->key.via.str.ptr, key, n) == 0)
+		    (n == 0 || memcmp(pair->key.via.str.ptr, key, n) == 0))
 			return &pair->val;
 	}
 	return NULL;
@@ -474,7 +474,7 @@ static const uint8_t *as_bin(struct pack_cursor c, const msgpack_object *value, 
 		return NULL;
 	}
 	*n = value->via.bin.size;
-	return (const uint8_t *)value->via.bin.ptr;
+	return (const uint8_t *)(*n ? value->via.bin.ptr : ""); /* msgpack-c may leave NULL where nothing is */
 }
 
 static const char *as_str(struct pack_cursor c, const msgpack_object *value, size_t max, size_t *n)
@@ -490,12 +490,13 @@ static const char *as_str(struct pack_cursor c, const msgpack_object *value, siz
 		fail(c, ERR_LIMIT);
 		return NULL;
 	}
-	if (!text_is_utf8(value->via.str.ptr, value->via.str.size)) {
+	const char *text = value->via.str.size ? value->via.str.ptr : "";
+	if (!text_is_utf8(text, value->via.str.size)) {
 		fail(c, ERR_MALFORMED);
 		return NULL;
 	}
 	*n = value->via.str.size;
-	return value->via.str.ptr;
+	return text;
 }
 
 static void as_exact(struct pack_cursor c, const msgpack_object *value, void *out, size_t n)

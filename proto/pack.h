@@ -90,7 +90,7 @@ double pack_get_double_or(struct pack_cursor c, const char *key, double otherwis
 void pack_get_str(struct pack_cursor c, const char *key, char *out, size_t size);   /* UTF-8, no NUL; too long: ERR_LIMIT */
 void pack_get_str_or(struct pack_cursor c, const char *key, char *out, size_t size, const char *otherwise);
 void pack_get_exact(struct pack_cursor c, const char *key, void *out, size_t n);    /* bin of exactly n bytes */
-const uint8_t *pack_borrow_bin(struct pack_cursor c, const char *key, size_t max, size_t *n);  /* points into the bytes */
+const uint8_t *pack_borrow_bin(struct pack_cursor c, const char *key, size_t max, size_t *n);  /* points into the bytes, unless it is empty */
 const char *pack_borrow_str(struct pack_cursor c, const char *key, size_t max, size_t *n);     /* UTF-8, not NUL-ended */
 struct pack_cursor pack_get(struct pack_cursor c, const char *key);                 /* a map or array below */
 

@@ -577,6 +577,29 @@ static void getters_read_every_width_of_integer(void **state)
 	pack_release(&doc);
 }
 
+static void empty_values_are_no_null_pointers(void **state)
+{
+	/* {"": ""}: nothing was read before them, and msgpack-c leaves NULL for both. */
+	struct pack_doc doc;
+	int err;
+	size_t n = 9;
+	assert_int_equal(pack_parse(&doc, (const uint8_t *)"\x81\xa0\xa0", 3, &pack_limits_head), 0);
+	struct pack_cursor c = pack_root(&doc, &err);
+	assert_true(pack_has(c, ""));
+	assert_non_null(pack_borrow_str(c, "", 9, &n));
+	assert_int_equal(n, 0);
+	assert_int_equal(err, 0);
+	pack_release(&doc);
+
+	assert_int_equal(pack_parse(&doc, (const uint8_t *)"\x91\xc4\x00", 3, &pack_limits_head), 0);
+	c = pack_root(&doc, &err);
+	n = 9;
+	assert_non_null(pack_at_borrow_bin(c, 0, 9, &n));
+	assert_int_equal(n, 0);
+	assert_int_equal(err, 0);
+	pack_release(&doc);
+}
+
 static void doubles_that_are_not_finite_are_refused(void **state)
 {
 	static const double bad[] = { NAN, INFINITY, -INFINITY };
@@ -684,6 +707,7 @@ int main(void)
 		cmocka_unit_test(missing_keys_take_the_other_value),
 		cmocka_unit_test(after_an_error_every_getter_gives_zero),
 		cmocka_unit_test(getters_read_every_width_of_integer),
+		cmocka_unit_test(empty_values_are_no_null_pointers),
 		cmocka_unit_test(doubles_that_are_not_finite_are_refused),
 		cmocka_unit_test(a_scalar_document_gives_an_error_not_a_crash),
 		cmocka_unit_test(writer_keeps_its_first_error_and_writes_nothing_more),
