@@ -1,0 +1,36 @@
+/* check.h: `essaim-engine --check`: one model whole and as K shards on this machine, compared.
+ *
+ * The same chunking on both sides (DESIGN D2): prefill in chunks that end at multiples of CHUNK_ROWS, then one row a token.
+ * Every shard is an engine process of its own, forked before anything is loaded, sandboxed, and driven over a socketpair by the
+ * frames that essaimd sends: what is compared is what a ring computes.
+ *
+ * exact: every token the same and no logit further off than 1e-5 of the largest. Source: DESIGN D2.
+ *
+ * SPDX-License-Identifier: AGPL-3.0-or-later */
+#ifndef ENGINE_CHECK_H
+#define ENGINE_CHECK_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#define CHECK_STAGES_MAX 32
+
+struct check_options {
+	const char *paths[64];         /* of one model, in order */
+	size_t n_paths;
+	unsigned stages;               /* 0: 2 */
+	unsigned tokens;               /* to generate; 0: 64 */
+	unsigned threads;              /* of each engine; 0: the processors there are */
+	unsigned pairs;                /* timed runs of each side, alternating; 0: 1 */
+	const char *prompt;            /* NULL: a text of its own */
+	bool json;
+};
+
+/* Prints; 0 exact, 1 not exact, 2 could not be checked. Does not return in the children that it forks. */
+int check_run(const struct check_options *options);
+
+/* What each engine process does: back ends, sandbox, server. In main.c. */
+struct server_config;
+int engine_serve(struct server_config *config);
+
+#endif

@@ -1,0 +1,192 @@
+/* main.c: essaim-engine, one process per resident model (DESIGN, The engine).
+ *
+ * essaimd starts it with one end of a unix stream socketpair as descriptor 3. Order of start (D3): environment and limits, ggml's
+ * back ends (they open libraries), devices, sandbox, hello; only then do descriptors of model files come in.
+ *
+ * SPDX-License-Identifier: AGPL-3.0-or-later */
+#ifdef HAVE_CONFIG_H
+#include "config.h"
+#endif
+
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <llama.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "engine/check.h"
+#include "engine/memory.h"
+#include "engine/sandbox.h"
+#include "engine/server.h"
+#include "proto/err.h"
+#include "proto/log.h"
+#include "proto/text.h"
+
+#ifndef PACKAGE_VERSION
+#define PACKAGE_VERSION "0"
+#endif
+
+#define DAEMON_FD 3
+#define SPIN_COUNT "1000"
+
+/* libgomp reads its environment when it is loaded, before main(). With its default an idle engine's threads spin and take the
+ * cores from the engine that works: 20 instead of 37 tokens a second (DESIGN D1). The daemon sets it; anyone else is
+ * started over once. */
+static void set_spin_count(char **argv)
+{
+	if (getenv("GOMP_SPINCOUNT"))
+		return;
+	if (setenv("GOMP_SPINCOUNT", SPIN_COUNT, 1) == 0)
+		execv("/proc/self/exe", argv);
+	/* without /proc it goes on, only slower */
+}
+
+/* Anything that a model's first tensor would otherwise make ggml set up later, behind the sandbox. */
+static void open_devices(void)
+{
+	ggml_backend_dev_t cpu;
+
+	ggml_backend_load_all();
+	llama_backend_init();
+	cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
+	if (cpu) {
+		ggml_backend_dev_get_extra_bufts_t get = (ggml_backend_dev_get_extra_bufts_t)ggml_backend_reg_get_proc_address(
+			ggml_backend_dev_backend_reg(cpu), "ggml_backend_dev_get_extra_bufts");
+		ggml_backend_t backend = ggml_backend_dev_init(cpu, NULL);
+
+		if (get)
+			get(cpu);        /* asks the kernel for matrix units */
+		ggml_backend_free(backend);
+	}
+}
+
+int engine_serve(struct server_config *config)
+{
+	char why[200] = "";
+	int err;
+
+	signal(SIGPIPE, SIG_IGN);
+	memory_open();
+	memory_watch_install();
+	open_devices();
+	err = sandbox_enter(why, sizeof why);
+	if (err) {
+		log_error("%s", why);
+		return err;
+	}
+	config->sandboxed = true;
+	return server_run(config);
+}
+
+static int usage(FILE *to)
+{
+	fprintf(to,
+		"essaim-engine: runs layers of a model for essaimd, which starts it.\n"
+		"\n"
+		"  essaim-engine [--memory-max BYTES] [--log-level LEVEL]      with a socket as descriptor 3\n"
+		"  essaim-engine --check FILE... [--stages K] [--tokens N] [--prompt TEXT] [--threads T] [--pairs P] [--json]\n"
+		"                  runs the model whole and as K shards, and compares every logit\n"
+		"                  exit status: 0 exact, 1 not exact, 2 could not be checked\n"
+		"  essaim-engine --check-sandbox      tries from inside what the sandbox must deny\n");
+	return to == stdout ? 0 : 2;
+}
+
+static int check_sandbox(void)
+{
+	char why[200] = "";
+	int wrong;
+
+	memory_watch_install();
+	open_devices();
+	if (sandbox_enter(why, sizeof why)) {
+		fprintf(stderr, "essaim-engine: %s\n", why);
+		return 2;
+	}
+	wrong = sandbox_prove();
+	return wrong ? 1 : 0;
+}
+
+static int serve_daemon(uint64_t memory_max)
+{
+	struct server_config config = { .fd = DAEMON_FD };
+	struct stat st;
+	int err;
+
+	if (fstat(DAEMON_FD, &st) < 0 || !S_ISSOCK(st.st_mode)) {
+		fprintf(stderr, "essaim-engine: descriptor %d is not a socket; essaimd starts this program\n", DAEMON_FD);
+		return usage(stderr);
+	}
+	close_range(DAEMON_FD + 1, ~0u, 0);      /* whatever leaked into this process is none of its business */
+	err = memory_limit(memory_max);
+	if (err) {
+		log_error("the memory limit of %llu bytes cannot be set: %s", (unsigned long long)memory_max, err_str(err));
+		return 1;
+	}
+	if (chdir("/") < 0)                      /* ggml also looks for libraries in the current folder */
+		log_warning("cannot leave the current folder: %s", err_str(-errno));
+	return engine_serve(&config) ? 1 : 0;
+}
+
+static bool number(const char *text, unsigned most, unsigned *out)
+{
+	char *end;
+	unsigned long v = strtoul(text, &end, 10);
+
+	*out = (unsigned)v;
+	return *text >= '0' && *text <= '9' && !*end && v >= 1 && v <= most;
+}
+
+int main(int argc, char **argv)
+{
+	static const struct option options[] = {
+		{ "memory-max", required_argument, NULL, 'm' }, { "log-level", required_argument, NULL, 'l' },
+		{ "check", required_argument, NULL, 'c' },	{ "stages", required_argument, NULL, 's' },
+		{ "tokens", required_argument, NULL, 'n' },	{ "prompt", required_argument, NULL, 'p' },
+		{ "threads", required_argument, NULL, 't' },	{ "pairs", required_argument, NULL, 'r' },
+		{ "json", no_argument, NULL, 'j' },		{ "check-sandbox", no_argument, NULL, 'b' },
+		{ "help", no_argument, NULL, 'h' },		{ "version", no_argument, NULL, 'v' },
+		{ NULL, 0, NULL, 0 },
+	};
+	enum log_level level = LOG_LEVEL_WARNING;
+	struct check_options check = { 0 };
+	bool sandbox = false, good = true;
+	uint64_t memory_max = 0;
+	int option, status;
+
+	set_spin_count(argv);
+	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
+		switch (option) {
+		case 'm': good = good && text_parse_bytes(optarg, &memory_max) == 0; break;
+		case 'l': good = good && log_level_parse(optarg, &level) == 0; break;
+		case 'c': check.paths[0] = optarg; check.n_paths = 1; break;
+		case 's': good = good && number(optarg, CHECK_STAGES_MAX, &check.stages); break;
+		case 'n': good = good && number(optarg, 4096, &check.tokens); break;
+		case 't': good = good && number(optarg, 256, &check.threads); break;
+		case 'r': good = good && number(optarg, 1000, &check.pairs); break;
+		case 'p': check.prompt = optarg; break;
+		case 'j': check.json = true; break;
+		case 'b': sandbox = true; break;
+		case 'v': printf("essaim-engine %s, libllama %s\n", PACKAGE_VERSION, llama_version()); return 0;
+		case 'h': return usage(stdout);
+		default: good = false; break;
+		}
+	}
+	if (!good || (optind < argc && !check.n_paths) || argc - optind > 63)
+		return usage(stderr);
+	for (int i = optind; i < argc; i++)
+		check.paths[check.n_paths++] = argv[i];
+	log_open("essaim-engine", level);
+	if (sandbox)
+		status = check_sandbox();
+	else if (check.n_paths)
+		status = check_run(&check);
+	else
+		status = serve_daemon(memory_max);
+	fflush(stdout);
+	_exit(status);       /* libraries' exit handlers have nothing to do that the sandbox would allow */
+}

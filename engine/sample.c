@@ -1,0 +1,215 @@
+/* sample.c: see sample.h. SPDX-License-Identifier: AGPL-3.0-or-later */
+#include "engine/sample.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "proto/err.h"
+
+int sample_init(struct sample *sample, uint32_t n_vocab)
+{
+	sample->n_vocab = n_vocab;
+	sample->candidates = calloc(n_vocab, sizeof *sample->candidates);
+	return sample->candidates ? 0 : -ENOMEM;
+}
+
+void sample_release(struct sample *sample)
+{
+	free(sample->candidates);
+	sample->candidates = NULL;
+}
+
+int sample_check(const struct sampling *s, char *why, size_t why_size)
+{
+	const char *bad = NULL;
+
+	if (!isfinite(s->temperature) || s->temperature < 0)
+		bad = "temperature";
+	else if (!isfinite(s->top_p) || s->top_p < 0 || s->top_p > 1)
+		bad = "top_p";
+	else if (!isfinite(s->min_p) || s->min_p < 0 || s->min_p > 1)
+		bad = "min_p";
+	else if (s->top_k < 0)
+		bad = "top_k";
+	else if (!isfinite(s->repeat_penalty) || s->repeat_penalty <= 0)
+		bad = "repeat_penalty";
+	else if (!isfinite(s->presence_penalty))
+		bad = "presence_penalty";
+	else if (!isfinite(s->frequency_penalty))
+		bad = "frequency_penalty";
+	if (!bad)
+		return 0;
+	snprintf(why, why_size, "%s is out of range", bad);
+	return ERR_MALFORMED;
+}
+
+/* The finaliser of SplitMix64 (Steele, Lea, Flood 2014). */
+static uint64_t mix(uint64_t x)
+{
+	x = (x ^ x >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+	x = (x ^ x >> 27) * UINT64_C(0x94d049bb133111eb);
+	return x ^ x >> 31;
+}
+
+double sample_random(uint64_t seed, uint32_t position)
+{
+	uint64_t x = mix(mix(seed + UINT64_C(0x9e3779b97f4a7c15)) + (uint64_t)(position + 1ull) * UINT64_C(0x9e3779b97f4a7c15));
+
+	return (double)(x >> 11) * 0x1p-53;
+}
+
+static bool ahead(const struct candidate *a, const struct candidate *b)
+{
+	return a->logit > b->logit || (a->logit == b->logit && a->id < b->id);
+}
+
+static void swap(struct candidate *a, struct candidate *b)
+{
+	struct candidate t = *a;
+
+	*a = *b;
+	*b = t;
+}
+
+static void sift(struct candidate *heap, size_t n, size_t i)
+{
+	for (;;) {
+		size_t first = i, left = 2 * i + 1;
+
+		if (left < n && ahead(&heap[left], &heap[first]))
+			first = left;
+		if (left + 1 < n && ahead(&heap[left + 1], &heap[first]))
+			first = left + 1;
+		if (first == i)
+			return;
+		swap(&heap[i], &heap[first]);
+		i = first;
+	}
+}
+
+/* Keeps the best ones, in order: at most k, and no more than reach the share p of the probability. A heap, because a
+ * vocabulary of 150,000 is not worth sorting when a few hundred are wanted. The kept ones end up at the array's front. */
+static size_t keep_best(struct candidate *c, size_t n, size_t k, double p)
+{
+	double total = 0, sum = 0, top;
+	size_t kept = 0;
+
+	for (size_t i = n / 2; i-- > 0;)
+		sift(c, n, i);
+	top = c[0].logit;
+	/* popped ones gather at the back, best last */
+	while (kept < k && kept < n) {
+		swap(&c[0], &c[n - 1 - kept]);
+		kept++;
+		sift(c, n - kept, 0);
+		if (k == n && p < 1) {       /* top_p alone: its total is that of all candidates */
+			if (kept == 1)
+				for (size_t i = 0; i < n; i++)
+					total += expf((float)(c[i].logit - top));
+			sum += expf((float)(c[n - kept].logit - top));
+			if (sum >= p * total)
+				break;
+		}
+	}
+	for (size_t i = 0; i < kept; i++) {  /* to the front, best first; source and place may overlap */
+		size_t from = n - 1 - i;
+
+		if (from <= i)
+			break;
+		swap(&c[i], &c[from]);
+	}
+	if (k < n && p < 1) {                /* top_p of what top_k left */
+		for (size_t i = 0; i < kept; i++)
+			total += expf((float)(c[i].logit - top));
+		for (size_t i = 0; i < kept; i++) {
+			sum += expf((float)(c[i].logit - top));
+			if (sum >= p * total)
+				return i + 1;
+		}
+	}
+	return kept;
+}
+
+static void penalise(struct candidate *c, const struct sampling *s, const int32_t *recent, size_t n_recent, uint32_t n_vocab)
+{
+	if (s->repeat_penalty == 1 && s->presence_penalty == 0 && s->frequency_penalty == 0)
+		return;
+	for (size_t i = 0; i < n_recent; i++) {
+		int32_t id = recent[i];
+		unsigned count = 0;
+		bool earlier = false;
+
+		for (size_t k = 0; k < n_recent; k++) {
+			count += recent[k] == id;
+			earlier = earlier || (k < i && recent[k] == id);
+		}
+		if (earlier || id < 0 || (uint32_t)id >= n_vocab)
+			continue;
+		c[id].logit = c[id].logit > 0 ? c[id].logit / s->repeat_penalty : c[id].logit * s->repeat_penalty;
+		c[id].logit -= s->presence_penalty + (float)count * s->frequency_penalty;
+	}
+}
+
+static int32_t largest(const struct candidate *c, uint32_t n)
+{
+	uint32_t best = 0;
+
+	for (uint32_t i = 1; i < n; i++)
+		if (c[i].logit > c[best].logit)
+			best = i;
+	return c[best].id;
+}
+
+static float log_probability(const float *logits, uint32_t n, int32_t id)
+{
+	float top = logits[0];
+	double sum = 0;
+
+	for (uint32_t i = 1; i < n; i++)
+		if (logits[i] > top)
+			top = logits[i];
+	for (uint32_t i = 0; i < n; i++)
+		sum += expf(logits[i] - top);
+	return (float)(logits[id] - top - log(sum));
+}
+
+int32_t sample_choose(struct sample *sample, const float *logits, const struct sampling *s, uint32_t position,
+		      const int32_t *recent, size_t n_recent, float *logprob)
+{
+	struct candidate *c = sample->candidates;
+	size_t n = sample->n_vocab, k = s->top_k > 0 && (size_t)s->top_k < n ? (size_t)s->top_k : n, kept = 0;
+	double total = 0, sum = 0, mark;
+	float top;
+	int32_t id;
+
+	for (uint32_t i = 0; i < sample->n_vocab; i++)
+		c[i] = (struct candidate){ logits[i], (int32_t)i };
+	penalise(c, s, recent, n_recent, sample->n_vocab);
+	if (s->temperature <= 0) {
+		id = largest(c, sample->n_vocab);
+		goto out;
+	}
+	top = c[largest(c, sample->n_vocab)].logit;
+	if (k < n || s->top_p < 1)
+		n = keep_best(c, n, k, s->top_p);
+	for (size_t i = 0; i < n; i++)
+		if (s->min_p <= 0 || expf(c[i].logit - top) >= s->min_p)
+			c[kept++] = c[i];
+	for (size_t i = 0; i < kept; i++)
+		total += expf((c[i].logit - top) / s->temperature);
+	mark = sample_random(s->seed, position) * total;
+	id = c[kept - 1].id;
+	for (size_t i = 0; i < kept; i++) {
+		sum += expf((c[i].logit - top) / s->temperature);
+		if (sum > mark) {
+			id = c[i].id;
+			break;
+		}
+	}
+out:
+	*logprob = log_probability(logits, sample->n_vocab, id);
+	return id;
+}

@@ -1,0 +1,575 @@
+/* shard.c: loading a virtual file into libllama, and computing with it. SPDX-License-Identifier: AGPL-3.0-or-later */
+#include "engine/shard.h"
+
+#include <errno.h>
+#include <llama.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/embedding.h"
+#include "engine/quirks.h"
+#include "proto/err.h"
+
+#define TIMING_ROWS 4        /* decodes of one row at load, to measure a layer; the fastest counts */
+
+struct capture {
+	char name[32];           /* the tensor that leaves the shard */
+	float *rows;             /* (CHUNK_ROWS, n_embd) */
+	size_t bytes;            /* expected this time; 0: not armed */
+	unsigned hits;
+	bool odd;                /* it came with another size */
+};
+
+struct shard {
+	const struct source *source;
+	const struct directory *directory;
+	struct layer_range range;
+	enum virtual_kind kind;
+	struct llama_model *model;
+	struct llama_context *context;
+	struct memory_use memory;
+	struct capture capture;
+	uint32_t context_positions, layer_microseconds, first_output;
+	uint64_t output_bytes, layer_bytes;
+
+	/* one batch, used again and again */
+	llama_token tokens[CHUNK_ROWS];
+	float *rows;             /* (CHUNK_ROWS, n_embd) */
+	llama_pos positions[CHUNK_ROWS];
+	int32_t n_sequences[CHUNK_ROWS];
+	llama_seq_id sequence;
+	llama_seq_id *sequences[CHUNK_ROWS];
+	int8_t outputs[CHUNK_ROWS];
+};
+
+int shard_permitted(const struct directory *d, struct layer_range range, char *why, size_t why_size)
+{
+	if (range.first >= range.end || range.end > d->n_layer) {
+		snprintf(why, why_size, "layers [%u, %u) are not part of a model with %u layers", range.first, range.end, d->n_layer);
+		return ERR_LIMIT;
+	}
+	if (range.first == 0 && range.end == d->n_layer)
+		return 0;
+	if (!quirk_splittable(d, why, why_size))
+		return ERR_UNSUPPORTED;
+	if (!quirk_may_cut(d, range.first) || !quirk_may_cut(d, range.end)) {
+		snprintf(why, why_size, "%s cannot be cut exactly at layers [%u, %u): both kinds of attention layers must stay in each shard",
+			 d->architecture, range.first, range.end);
+		return ERR_UNSUPPORTED;
+	}
+	return 0;
+}
+
+/* cb_eval: asked for every node, then given those that it asked for. Returning false there ends the graph. */
+static bool on_eval(struct ggml_tensor *t, bool ask, void *arg)
+{
+	struct capture *capture = arg;
+	bool hit = capture->bytes && !strcmp(t->name, capture->name);
+
+	if (ask)
+		return hit;
+	if (!hit)
+		return true;
+	if (t->type != GGML_TYPE_F32 || ggml_nbytes(t) != capture->bytes) {
+		capture->odd = true;
+	} else {
+		ggml_backend_tensor_get(t, capture->rows, 0, capture->bytes);
+		capture->hits++;
+	}
+	return false;
+}
+
+struct progress {
+	bool (*call)(void *arg, float done);
+	void *arg;
+};
+
+static bool on_progress(float done, void *arg)
+{
+	struct progress *progress = arg;
+
+	return progress->call(progress->arg, done);
+}
+
+/* Without the context; stream and file live until the model is read. */
+static struct llama_model *load_model(struct virtual_file *file, const struct shard_config *config, bool simulate)
+{
+	struct llama_model_params params = llama_model_default_params();
+	struct progress progress = { config->progress, config->arg };
+	ggml_backend_dev_t none[] = { NULL };
+	struct llama_model *model = NULL;
+	FILE *stream = virtual_open(file);
+
+	if (!stream)
+		return NULL;
+	params.devices = none;                   /* the CPU only, for now: the sandbox has no device in it */
+	params.n_gpu_layers = 0;
+	params.load_mode = LLAMA_LOAD_MODE_NONE; /* stream the tensors; never map or cache the file */
+	params.no_alloc = simulate;
+	params.load_mtp = false;
+	if (config->progress && !simulate) {
+		params.progress_callback = on_progress;
+		params.progress_callback_user_data = &progress;
+	}
+	memory_clear_error();
+	model = llama_model_load_from_file_ptr(stream, params);
+	fclose(stream);
+	return model;
+}
+
+static struct llama_context *make_context(struct llama_model *model, const struct shard_config *config, bool ends,
+					  struct capture *capture)
+{
+	struct llama_context_params params = llama_context_default_params();
+
+	params.n_ctx = (config->context + 255) / 256 * 256 * config->sessions;
+	params.n_batch = params.n_ubatch = CHUNK_ROWS;
+	params.n_seq_max = config->sessions;
+	params.n_outputs_max = CHUNK_ROWS;
+	params.n_threads = params.n_threads_batch = (int32_t)config->threads;
+	params.kv_unified = false;               /* D2: nobody else's rows move mine */
+	params.swa_full = true;                  /* keeps every position, so that truncation is always possible (D4) */
+	params.no_perf = true;
+	if (!ends) {
+		params.cb_eval = on_eval;
+		params.cb_eval_user_data = capture;
+	}
+	return llama_init_from_model(model, params);
+}
+
+static int config_check(const struct shard_config *config, char *why, size_t why_size)
+{
+	if (config->sessions == 0 || config->sessions > SHARD_SESSIONS_MAX ||
+	    config->sessions > llama_max_parallel_sequences()) {
+		snprintf(why, why_size, "%u sessions: 1 to %d are possible", config->sessions, SHARD_SESSIONS_MAX);
+		return ERR_LIMIT;
+	}
+	if (config->context == 0 || config->context > 1u << 24 ||
+	    (uint64_t)(config->context + 255) * config->sessions > INT32_MAX) {
+		snprintf(why, why_size, "a context of %u positions for %u sessions is out of range", config->context, config->sessions);
+		return ERR_LIMIT;
+	}
+	return 0;
+}
+
+/* Why libllama refused, in its own words where it gave any. */
+static int load_failed(const struct virtual_file *file, const struct shard_config *config, const char *what, char *why, size_t why_size)
+{
+	const char *said = memory_last_error();
+
+	if (file->err) {
+		snprintf(why, why_size, "%s", file->why);
+		return file->err;
+	}
+	snprintf(why, why_size, "layers [%u, %u) of %s: %s%s%s", config->range.first, config->range.end, config->directory->architecture,
+		 what, said[0] ? ": " : "", said);
+	return ERR_MODEL;
+}
+
+static uint64_t tensor_bytes(const struct directory *d, const char *name)
+{
+	const struct directory_tensor *t = directory_tensor(d, name);
+
+	return t ? t->size : 0;
+}
+
+/* Bytes of one matrix in the layout that takes the most room: kernels for a CPU with special units keep weights repacked, some
+ * types with extra fields. Which layout libllama will choose is its secret, so the largest is counted. */
+static uint64_t matrix_in_memory(const struct directory_tensor *t)
+{
+	ggml_backend_dev_t cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
+	ggml_backend_dev_get_extra_bufts_t get = NULL;
+	struct ggml_init_params params = { .mem_size = ggml_tensor_overhead() * 2, .no_alloc = true };
+	struct ggml_context *context;
+	struct ggml_tensor *tensor;
+	uint64_t most = t->size;
+
+	if (cpu && t->n_dims > 1)
+		get = (ggml_backend_dev_get_extra_bufts_t)ggml_backend_reg_get_proc_address(ggml_backend_dev_backend_reg(cpu),
+											    "ggml_backend_dev_get_extra_bufts");
+	if (!get)
+		return most;
+	context = ggml_init(params);
+	if (!context)
+		return most;
+	tensor = ggml_new_tensor(context, (enum ggml_type)t->type, (int)t->n_dims, t->ne);
+	for (ggml_backend_buffer_type_t *types = get(cpu); types && *types; types++) {
+		uint64_t size = ggml_backend_buft_get_alloc_size(*types, tensor);
+
+		if (size > most)
+			most = size;
+	}
+	ggml_free(context);
+	return most;
+}
+
+static uint64_t weights_in_memory(const struct directory *d, const struct virtual_file *file, struct layer_range range,
+				  enum virtual_kind kind)
+{
+	uint64_t bytes = file->size - file->header.length;       /* zeros too */
+
+	for (size_t i = 0; i < d->n_tensors; i++) {
+		const struct directory_tensor *t = &d->tensors[i];
+
+		if (t->layer >= (int32_t)range.first && t->layer < (int32_t)range.end)
+			bytes += matrix_in_memory(t) - t->size;
+		else if (kind != VIRTUAL_INNER && !strcmp(t->name, "output.weight"))
+			bytes += matrix_in_memory(t) - t->size;
+		else if (kind != VIRTUAL_INNER && d->tied && !strcmp(t->name, "token_embd.weight"))
+			bytes += matrix_in_memory(t);    /* once to look up rows, once to multiply */
+	}
+	return bytes;
+}
+
+int shard_estimate(const struct shard_config *config, struct memory_use *use, char *why, size_t why_size)
+{
+	const struct directory *d = config->directory;
+	enum virtual_kind kind = virtual_kind_of(d, config->range);
+	struct llama_context *context = NULL;
+	struct llama_model *model = NULL;
+	struct capture capture = { 0 };
+	struct virtual_file file;
+	int err;
+
+	memset(use, 0, sizeof *use);
+	err = config_check(config, why, why_size);
+	if (err)
+		return err;
+	err = virtual_init(&file, config->source, d, config->range, kind, why, why_size);
+	if (err)
+		goto out;
+	memory_watch(use);
+	model = load_model(&file, config, true);
+	if (!model) {
+		err = load_failed(&file, config, "libllama cannot use it", why, why_size);
+		goto out;
+	}
+	context = make_context(model, config, kind != VIRTUAL_INNER, &capture);
+	if (!context) {
+		err = load_failed(&file, config, "no context", why, why_size);
+		goto out;
+	}
+	use->weights = weights_in_memory(d, &file, config->range, kind);   /* a simulated load logs no model buffers */
+out:
+	memory_watch(NULL);
+	if (context)
+		llama_free(context);
+	if (model)
+		llama_model_free(model);
+	virtual_release(&file);
+	return err;
+}
+
+static uint32_t microseconds_now(void)
+{
+	return (uint32_t)ggml_time_us();
+}
+
+/* A few rows through the shard, so that adverts can say how fast it is; also proves that the capture works at all. A row reads every
+ * weight once, so the output matrix's share of the time is taken to be its share of the bytes. */
+static int time_layers(struct shard *shard, char *why, size_t why_size)
+{
+	uint32_t n_layer = shard->range.end - shard->range.first, best = UINT32_MAX, have;
+	int32_t token = 0;
+	float *row = calloc(shard->directory->n_embd, sizeof *row);
+	int err = row ? 0 : -ENOMEM;
+
+	for (uint32_t i = 0; i < TIMING_ROWS && i < shard->context_positions && !err; i++) {
+		struct shard_rows in = { .position = i, .count = 1, .want = 1 };
+		uint32_t begin = microseconds_now(), took;
+
+		for (uint32_t k = 0; row && k < shard->directory->n_embd; k++)
+			row[k] = (float)((k * 37 + i) % 64) / 64 - 0.5f;
+		if (shard->range.first == 0)
+			in.tokens = &token;
+		else
+			in.rows = row;
+		err = shard_truncate(shard, 0, i, &have);
+		if (!err)
+			err = shard_compute(shard, 0, &in, why, why_size);
+		took = microseconds_now() - begin;
+		if (took < best)
+			best = took;
+	}
+	shard_clear(shard, 0);
+	if (!err) {
+		double share = (double)shard->layer_bytes / (double)(shard->layer_bytes + shard->output_bytes);
+
+		shard->layer_microseconds = (uint32_t)(best * share / n_layer + 0.999);
+	}
+	free(row);
+	return err;
+}
+
+int shard_load(struct shard **out, const struct shard_config *config, char *why, size_t why_size)
+{
+	const struct directory *d = config->directory;
+	struct virtual_file file = { 0 };
+	struct shard *shard = NULL;
+	int err;
+
+	*out = NULL;
+	err = config_check(config, why, why_size);
+	if (!err)
+		err = shard_permitted(d, config->range, why, why_size);
+	if (err)
+		return err;
+	shard = calloc(1, sizeof *shard);
+	if (!shard)
+		return -ENOMEM;
+	shard->source = config->source;
+	shard->directory = d;
+	shard->range = config->range;
+	shard->kind = virtual_kind_of(d, config->range);
+	shard->context_positions = config->context;
+	shard->rows = calloc((size_t)CHUNK_ROWS * d->n_embd, sizeof *shard->rows);
+	shard->capture.rows = calloc((size_t)CHUNK_ROWS * d->n_embd, sizeof *shard->capture.rows);
+	snprintf(shard->capture.name, sizeof shard->capture.name, "l_out-%u", config->range.end - config->range.first - 1);
+	if (!shard->rows || !shard->capture.rows) {
+		err = -ENOMEM;
+		goto out;
+	}
+	for (size_t i = 0; i < CHUNK_ROWS; i++) {
+		shard->n_sequences[i] = 1;
+		shard->sequences[i] = &shard->sequence;
+	}
+	err = virtual_init(&file, config->source, d, config->range, shard->kind, why, why_size);
+	if (err)
+		goto out;
+	memory_watch(&shard->memory);
+	shard->model = load_model(&file, config, false);
+	if (!shard->model) {
+		err = load_failed(&file, config, "libllama cannot use it", why, why_size);
+		goto out;
+	}
+	if (llama_model_has_encoder(shard->model) || !llama_model_has_decoder(shard->model) || llama_model_is_diffusion(shard->model)) {
+		snprintf(why, why_size, "architecture %s does not continue text token by token; Essaim cannot serve it", d->architecture);
+		err = ERR_UNSUPPORTED;
+		goto out;
+	}
+	shard->context = make_context(shard->model, config, shard->kind != VIRTUAL_INNER, &shard->capture);
+	if (!shard->context || !llama_get_memory(shard->context)) {
+		err = load_failed(&file, config, "no context", why, why_size);
+		goto out;
+	}
+	memory_watch(NULL);
+	for (size_t i = 0; i < d->n_tensors; i++)
+		if (d->tensors[i].layer >= (int32_t)config->range.first && d->tensors[i].layer < (int32_t)config->range.end)
+			shard->layer_bytes += d->tensors[i].size;
+	if (shard_ends(shard))
+		shard->output_bytes = tensor_bytes(d, d->tied ? "token_embd.weight" : "output.weight");
+	err = time_layers(shard, why, why_size);
+out:
+	memory_watch(NULL);
+	virtual_release(&file);
+	if (err)
+		shard_free(shard);
+	else
+		*out = shard;
+	return err;
+}
+
+void shard_free(struct shard *shard)
+{
+	if (!shard)
+		return;
+	if (shard->context)
+		llama_free(shard->context);
+	if (shard->model)
+		llama_model_free(shard->model);
+	free(shard->rows);
+	free(shard->capture.rows);
+	free(shard);
+}
+
+static bool all_finite(const float *values, size_t n)
+{
+	uint32_t bad = 0, bits;
+
+	for (size_t i = 0; i < n; i++) {         /* all ones in the exponent; written so that it vectorises */
+		memcpy(&bits, &values[i], sizeof bits);
+		bad |= (bits & 0x7f800000u) == 0x7f800000u;
+	}
+	return !bad;
+}
+
+/* Fills the batch's input side. */
+static int take_input(struct shard *shard, const struct shard_rows *in, struct llama_batch *batch, char *why, size_t why_size)
+{
+	const struct directory *d = shard->directory;
+
+	if (in->tokens && shard->kind == VIRTUAL_WHOLE) {
+		for (uint32_t i = 0; i < in->count; i++) {
+			if (in->tokens[i] < 0 || (uint32_t)in->tokens[i] >= d->n_vocab) {
+				snprintf(why, why_size, "a token id is outside the vocabulary of %u", d->n_vocab);
+				return ERR_MALFORMED;
+			}
+			shard->tokens[i] = in->tokens[i];
+		}
+		batch->token = shard->tokens;
+		return 0;
+	}
+	batch->embd = shard->rows;
+	if (in->tokens) {
+		if (shard->range.first != 0) {
+			snprintf(why, why_size, "token ids came to a shard that does not start the model");
+			return ERR_MALFORMED;
+		}
+		return embedding_rows(d, shard->source, in->tokens, in->count, shard->rows, why, why_size);
+	}
+	if (shard->range.first == 0) {
+		snprintf(why, why_size, "hidden states came to the shard that starts the model");
+		return ERR_MALFORMED;
+	}
+	memcpy(shard->rows, in->rows, (size_t)in->count * d->n_embd * sizeof *shard->rows);
+	if (!all_finite(shard->rows, (size_t)in->count * d->n_embd)) {
+		snprintf(why, why_size, "the rows hold values that are not finite");
+		return ERR_MALFORMED;
+	}
+	return 0;
+}
+
+static int decode_failed(int result, char *why, size_t why_size)
+{
+	if (result == 1) {
+		snprintf(why, why_size, "no room in the session's context");
+		return ERR_CONTEXT;
+	}
+	snprintf(why, why_size, "libllama failed to compute (%d)%s%s", result, memory_last_error()[0] ? ": " : "", memory_last_error());
+	return ERR_ENGINE;
+}
+
+int shard_compute(struct shard *shard, unsigned sequence, const struct shard_rows *in, char *why, size_t why_size)
+{
+	struct llama_batch batch = { .n_tokens = (int32_t)in->count };
+	bool ends = shard_ends(shard);
+	int err, result;
+
+	if (in->count == 0 || in->count > CHUNK_ROWS || in->want > in->count || (!in->tokens && !in->rows)) {
+		snprintf(why, why_size, "a block of %u rows with %u outputs is impossible", in->count, in->want);
+		return ERR_MALFORMED;
+	}
+	if (in->position > shard->context_positions || in->count > shard->context_positions - in->position) {
+		snprintf(why, why_size, "positions %u to %u do not fit the context of %u", in->position, in->position + in->count,
+			 shard->context_positions);
+		return ERR_CONTEXT;
+	}
+	err = take_input(shard, in, &batch, why, why_size);
+	if (err)
+		return err;
+	shard->sequence = (llama_seq_id)sequence;
+	for (uint32_t i = 0; i < in->count; i++) {
+		shard->positions[i] = (llama_pos)(in->position + i);
+		/* A shard that does not end the model must say "output" for each row: the last layer computes only those. */
+		shard->outputs[i] = !ends || i >= in->count - in->want;
+	}
+	shard->first_output = in->count - in->want;
+	batch.pos = shard->positions;
+	batch.n_seq_id = shard->n_sequences;
+	batch.seq_id = shard->sequences;
+	batch.logits = shard->outputs;
+	shard->capture.hits = 0;
+	shard->capture.odd = false;
+	shard->capture.bytes = ends ? 0 : (size_t)in->count * shard->directory->n_embd * sizeof(float);
+	memory_clear_error();
+	result = llama_decode(shard->context, batch);
+	shard->capture.bytes = 0;
+	if (result != 0) {
+		err = decode_failed(result, why, why_size);
+	} else if (!ends && shard->capture.hits != 1) {
+		snprintf(why, why_size, "libllama did not pass %s (%s)", shard->capture.name, shard->capture.odd ? "another shape" : "not there");
+		err = ERR_UNSUPPORTED;
+	} else if (!ends && !all_finite(shard->capture.rows, (size_t)in->count * shard->directory->n_embd)) {
+		snprintf(why, why_size, "the model computed values that are not finite");
+		err = ERR_MODEL;
+	}
+	for (uint32_t i = 0; ends && !err && i < in->want; i++)
+		if (!shard_logits(shard, i) || !all_finite(shard_logits(shard, i), shard->directory->n_vocab)) {
+			snprintf(why, why_size, "the model computed values that are not finite");
+			err = ERR_MODEL;
+		}
+	if (err)
+		llama_memory_seq_rm(llama_get_memory(shard->context), (llama_seq_id)sequence, (llama_pos)in->position, -1);
+	return err;
+}
+
+const float *shard_output(const struct shard *shard)
+{
+	return shard->capture.rows;
+}
+
+const float *shard_logits(const struct shard *shard, uint32_t i)
+{
+	return llama_get_logits_ith(shard->context, (int32_t)(shard->first_output + i));
+}
+
+int shard_truncate(struct shard *shard, unsigned sequence, uint32_t position, uint32_t *have)
+{
+	llama_memory_t memory = llama_get_memory(shard->context);
+	llama_seq_id id = (llama_seq_id)sequence;
+	int64_t end = (int64_t)llama_memory_seq_pos_max(memory, id) + 1;
+
+	*have = (uint32_t)end;
+	if (end < position)
+		return ERR_NEED_REPLAY;
+	if (end > position && !llama_memory_seq_rm(memory, id, (llama_pos)position, -1)) {
+		/* recurrent state cannot go back: start over */
+		shard_clear(shard, sequence);
+		*have = 0;
+		return position ? ERR_NEED_REPLAY : 0;
+	}
+	/* What a window slid over is gone for good; with swa_full nothing should be, but the library has the last word. */
+	if (position && shard_can_truncate(shard) != TRUNCATE_NONE && llama_memory_seq_pos_min(memory, id) > 0) {
+		shard_clear(shard, sequence);
+		*have = 0;
+		return ERR_NEED_REPLAY;
+	}
+	*have = position;
+	return 0;
+}
+
+void shard_clear(struct shard *shard, unsigned sequence)
+{
+	llama_memory_seq_rm(llama_get_memory(shard->context), (llama_seq_id)sequence, -1, -1);
+}
+
+struct layer_range shard_range(const struct shard *shard)
+{
+	return shard->range;
+}
+
+uint32_t shard_context(const struct shard *shard)
+{
+	return shard->context_positions;
+}
+
+bool shard_ends(const struct shard *shard)
+{
+	return shard->kind != VIRTUAL_INNER;
+}
+
+const struct memory_use *shard_memory(const struct shard *shard)
+{
+	return &shard->memory;
+}
+
+enum truncate shard_can_truncate(const struct shard *shard)
+{
+	return llama_model_is_recurrent(shard->model) || llama_model_is_hybrid(shard->model) ? TRUNCATE_NONE : TRUNCATE_ANY;
+}
+
+uint32_t shard_layer_microseconds(const struct shard *shard)
+{
+	return shard->layer_microseconds;
+}
+
+const struct llama_vocab *shard_vocab(const struct shard *shard)
+{
+	return shard_ends(shard) ? llama_model_get_vocab(shard->model) : NULL;
+}
+
+const struct llama_model *shard_model(const struct shard *shard)
+{
+	return shard->model;
+}

@@ -1,0 +1,69 @@
+/* shard.h: one range of layers of one model, loaded: a llama_model and a llama_context.
+ *
+ * Rows go in as token ids (only a shard that is the whole model, or starts it) or as hidden states, and come out as hidden
+ * states, or as logits where the range ends the model. Each session is a sequence with its own KV (kv_unified = false), so
+ * that nobody else's rows move its bits (DESIGN D2). The hidden state leaves through cb_eval on "l_out-<last>"; the graph stops
+ * there, so the dummy output matrix is never multiplied.
+ *
+ * One call computes one session's block. Several sessions in one llama_decode() (continuous batching) fit behind the same
+ * interface: sequences are already separate.
+ *
+ * Thread: one. SPDX-License-Identifier: AGPL-3.0-or-later */
+#ifndef ENGINE_SHARD_H
+#define ENGINE_SHARD_H
+
+#include "engine/memory.h"
+#include "engine/virtual.h"
+#include "proto/message.h"
+
+struct shard;
+
+struct shard_config {
+	const struct source *source;               /* must outlive the shard, as must the directory */
+	const struct directory *directory;
+	struct layer_range range;
+	uint32_t context;                          /* positions of one session */
+	uint32_t sessions;                         /* sequences, 1 .. SHARD_SESSIONS_MAX */
+	uint32_t threads;
+	bool (*progress)(void *arg, float done);   /* 0..1 while loading; false gives up. May be NULL */
+	void *arg;
+};
+#define SHARD_SESSIONS_MAX 256
+
+/* May this range be cut out of this model: ERR_UNSUPPORTED with the reason, ERR_LIMIT for a range outside it. */
+int shard_permitted(const struct directory *directory, struct layer_range range, char *why, size_t why_size);
+/* What shard_load() would allocate, by a simulated load. */
+int shard_estimate(const struct shard_config *config, struct memory_use *use, char *why, size_t why_size);
+int shard_load(struct shard **out, const struct shard_config *config, char *why, size_t why_size);
+void shard_free(struct shard *shard);
+
+struct shard_rows {                                /* a block of one session, positions [position, position + count) */
+	uint32_t position, count;                  /* count 1 .. CHUNK_ROWS */
+	uint32_t want;                             /* logits of the last rows, where the range ends the model */
+	const int32_t *tokens;                     /* count ids, or NULL: */
+	const float *rows;                         /* (count, n_embd) */
+};
+/* Computes after shard_truncate() made room. On an error the sequence is cut back to `position`.
+ * ERR_MALFORMED (token id, value that is not finite), ERR_CONTEXT, ERR_ENGINE, ERR_MODEL (the model computed a value that is
+ * not finite). */
+int shard_compute(struct shard *shard, unsigned sequence, const struct shard_rows *in, char *why, size_t why_size);
+/* Of the last compute: (count, n_embd), when the range does not end the model. */
+const float *shard_output(const struct shard *shard);
+/* Of the last compute: row i of want, n_vocab floats, when it does. */
+const float *shard_logits(const struct shard *shard, uint32_t i);
+
+/* Drops positions >= position, so that exactly [0, position) is there; ERR_NEED_REPLAY when it cannot be: *have says up to
+ * where the sequence still reaches (0: it was emptied). */
+int shard_truncate(struct shard *shard, unsigned sequence, uint32_t position, uint32_t *have);
+void shard_clear(struct shard *shard, unsigned sequence);
+
+struct layer_range shard_range(const struct shard *shard);
+uint32_t shard_context(const struct shard *shard); /* positions of one session */
+bool shard_ends(const struct shard *shard);        /* has the output matrix */
+const struct memory_use *shard_memory(const struct shard *shard);
+enum truncate shard_can_truncate(const struct shard *shard);
+uint32_t shard_layer_microseconds(const struct shard *shard);     /* measured at load */
+const struct llama_vocab *shard_vocab(const struct shard *shard); /* NULL: this shard has none */
+const struct llama_model *shard_model(const struct shard *shard);
+
+#endif
