@@ -59,13 +59,14 @@ void stage_close(struct stage *stage, void (*on_closed)(void *arg), void *arg); 
 int stage_start(struct stage *stage, struct stage_load *load);
 void stage_stop(struct stage *stage, const uint8_t model[KEY_BYTES]);
 void stage_clear(struct stage *stage, const uint8_t model[KEY_BYTES]);            /* out of quarantine */
-int stage_send(struct stage *stage, const uint8_t model[KEY_BYTES], struct buf *frame);   /* takes it; ERR_UNKNOWN, ERR_ENGINE */
+int stage_send(struct stage *stage, const uint8_t model[KEY_BYTES], struct buf *frame);   /* takes it, always; ERR_UNKNOWN, ERR_ENGINE, ERR_BUSY */
 int stage_info(const struct stage *stage, const uint8_t model[KEY_BYTES], struct stage_info *out);
 
 /* Text to tokens by a resident model. */
 int stage_render(struct stage *stage, const uint8_t model[KEY_BYTES], const struct engine_render *render /* request is set here */,
 		 void (*done)(void *arg, int err, const int32_t *tokens, size_t n, const char *why), void *arg);
-/* Runs an engine once over files (fds taken) to learn what they are. */
+/* Runs an engine once over files (fds taken, always) to learn what they are. done() comes once unless this fails; the
+ * body's memory is done()'s: manifest_free(). */
 int stage_inspect(struct stage *stage, int *fds, size_t n_fds, const char *const *names, uint32_t context,
 		  void (*progress)(void *arg, unsigned permille),
 		  void (*done)(void *arg, int err, struct manifest_body *body /* moved out */, const char *why), void *arg);
