@@ -23,20 +23,57 @@ const struct quirk *quirk_find(const char *architecture)
 	return NULL;
 }
 
-/* Layers of one period, 0 when all layers are alike; false when the file describes its pattern in a way the table does not
- * cover. */
-static bool window_period(const struct directory *d, const struct quirk *quirk, uint64_t *period)
+/* Is there a sliding window at all: without one every layer is alike. */
+static bool is_patterned(const struct directory *d, const struct quirk *quirk)
 {
-	const struct directory_key *pattern = directory_find_own(d, "attention.sliding_window_pattern");
 	uint64_t window;
 
-	*period = 0;
-	if (!quirk->window_period)
-		return true;
-	if (!directory_uint(d, directory_find_own(d, "attention.sliding_window"), &window) || window == 0)
-		return true;
-	*period = quirk->window_period;
-	return !pattern || (directory_uint(d, pattern, period) && *period > 1);
+	return quirk->window_period && directory_uint(d, directory_find_own(d, "attention.sliding_window"), &window) && window > 0;
+}
+
+/* Which layers have a window: said layer by layer, or by a period whose last layer has none. */
+static bool has_window(const struct directory *d, const struct quirk *quirk, uint32_t layer)
+{
+	const struct directory_key *pattern = directory_find_own(d, "attention.sliding_window_pattern");
+	uint64_t v = quirk->window_period;
+
+	if (pattern && pattern->type == VALUE_ARRAY)
+		return directory_uint_at(d, pattern, layer, &v) && v != 0;
+	if (pattern)
+		directory_uint(d, pattern, &v);
+	return v == 0 || layer % v < v - 1;
+}
+
+/* Where shards of a patterned model may meet: the shortest pieces, from the front, that hold both kinds; every shard made of
+ * whole pieces then holds both. A period's phase is not written in the file, so such pieces must be whole periods. */
+static bool patterned_cut(const struct directory *d, const struct quirk *quirk, uint32_t c)
+{
+	const struct directory_key *pattern = directory_find_own(d, "attention.sliding_window_pattern");
+	bool with = false, without = false, here = false;
+	uint64_t period = quirk->window_period;
+
+	if (pattern && pattern->type != VALUE_ARRAY)
+		directory_uint(d, pattern, &period);
+	for (uint32_t i = 0; i < d->n_layer; i++) {
+		if (i && with && without && (pattern && pattern->type == VALUE_ARRAY ? true : period && i % period == 0)) {
+			here = here || i == c;
+			with = without = false;
+		}
+		if (has_window(d, quirk, i))
+			with = true;
+		else
+			without = true;
+	}
+	if (!here)
+		return false;
+	/* what is left behind the cut must hold both kinds too */
+	with = without = false;
+	for (uint32_t i = c; i < d->n_layer; i++)
+		if (has_window(d, quirk, i))
+			with = true;
+		else
+			without = true;
+	return with && without;
 }
 
 bool quirk_splittable(const struct directory *d, char *why, size_t why_size)
@@ -57,10 +94,6 @@ bool quirk_splittable(const struct directory *d, char *why, size_t why_size)
 		snprintf(why, why_size, "the model has %" PRIu64 " extra prediction layers; it runs whole on one node", n);
 		return false;
 	}
-	if (!window_period(d, quirk, &n)) {
-		snprintf(why, why_size, "the pattern of sliding windows is given layer by layer; it runs whole on one node");
-		return false;
-	}
 	for (uint32_t c = 1; c < d->n_layer; c++)
 		if (quirk_may_cut(d, c))
 			return true;
@@ -71,14 +104,12 @@ bool quirk_splittable(const struct directory *d, char *why, size_t why_size)
 bool quirk_may_cut(const struct directory *d, uint32_t c)
 {
 	const struct quirk *quirk = quirk_find(d->architecture);
-	uint64_t period;
 
 	if (c == 0 || c == d->n_layer)
 		return true;
-	if (!quirk || c > d->n_layer || !window_period(d, quirk, &period))
+	if (!quirk || c > d->n_layer)
 		return false;
-	/* Cuts at whole periods keep the pattern's phase; the last shard needs one whole period for a full-attention layer. */
-	return period == 0 || (c % period == 0 && d->n_layer - c >= period);
+	return !is_patterned(d, quirk) || patterned_cut(d, quirk, c);
 }
 
 /* FNV-1a, 32 bits (Fowler, Noll, Vo), over the table as text. */

@@ -190,6 +190,8 @@ static bool make_entry(struct entry *e, const struct directory *d, const struct 
 	if (kind == VIRTUAL_INNER) {
 		if (embedding || output)
 			make_zeros(e, GGML_TYPE_F32, d->n_embd, VIRTUAL_VOCAB);
+		else if (!strcmp(t->name, "output.bias"))
+			make_zeros(e, GGML_TYPE_F32, VIRTUAL_VOCAB, 1);
 		else if (!strncmp(t->name, "output", 6) && t->n_dims == 1)
 			make_zeros(e, (enum ggml_type)t->type, t->ne[0], 1);
 	} else if (kind == VIRTUAL_END && embedding && !d->tied) {
