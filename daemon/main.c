@@ -21,7 +21,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "config.h"
+#include <config.h>
 #include "daemon/daemon.h"
 #include "proto/log.h"
 #include "proto/text.h"

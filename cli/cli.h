@@ -1,0 +1,100 @@
+/* cli.h: what the files of the command line share.
+ *
+ * `essaim` speaks to `essaimd` over the home's unix socket (client.c), to the node's own HTTP API for chat, and runs the two other programs
+ * for `init` and `model check`. Every command prints for people, or with --json exactly one object as the last line on stdout.
+ * Thread: main only. SPDX-License-Identifier: AGPL-3.0-or-later */
+#ifndef CLI_CLI_H
+#define CLI_CLI_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <yyjson.h>
+
+enum exit_status {
+	EXIT_DONE = 0,
+	EXIT_REFUSED = 1,     /* the daemon, or what was asked, refused */
+	EXIT_USAGE = 2,
+	EXIT_NO_DAEMON = 3,
+	EXIT_UNKNOWN = 4,     /* no such model, node, association */
+	EXIT_LATER = 5,       /* busy, or still arriving */
+};
+
+struct cli {
+	const char *home;
+	bool json;            /* one object on stdout, nothing else there */
+	bool terminal;        /* stdout is one: colours and tables */
+	bool progress;        /* stderr is a terminal and --json is not given: bars */
+};
+
+/* --- client.c: one request to essaimd ---------------------------------------------------------------- */
+
+typedef void client_progress(struct cli *cli, yyjson_val *progress, void *arg);
+/* The daemon's answer: 0 with *doc whose root is {"ok": true, "result": ...}, or an exit status after the error was printed.
+ * args may be NULL and is freed. */
+int client_call(struct cli *cli, const char *command, yyjson_mut_doc *args, client_progress *progress, void *arg, yyjson_doc **doc);
+yyjson_val *client_result(yyjson_doc *doc);
+/* With --json prints the result as one line and frees it; otherwise false. */
+bool client_print_json(struct cli *cli, yyjson_doc *doc);
+yyjson_mut_doc *client_args(yyjson_mut_val **root);
+
+/* Says what went wrong and what to do, on stderr for people or as {"error": ...} on stdout; returns status. */
+int cli_fail(struct cli *cli, int status, const char *code, const char *remedy, const char *format, ...)
+	__attribute__((format(printf, 5, 6)));
+int cli_usage(struct cli *cli, const char *command, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+/* --- print.c ------------------------------------------------------------------------------------------ */
+
+#define TABLE_COLUMNS_MAX 10
+/* Rows of cells in columns as wide as their widest cell (in terminal columns, not bytes). A heading that begins with '>' is aligned to the
+ * right. Not a terminal: tab-separated. */
+struct table {
+	size_t n_columns, n_rows, capacity;
+	const char *headings[TABLE_COLUMNS_MAX];
+	char **cells;         /* (n_rows, n_columns), heap */
+};
+void table_init(struct table *table, size_t n_columns, const char *const *headings);
+void table_row(struct table *table, ...);               /* n_columns strings, copied */
+void table_print(struct table *table, struct cli *cli, FILE *out);    /* and frees */
+int text_width(const char *text);                       /* columns on a terminal */
+
+const char *bold(struct cli *cli, bool on);             /* escape sequences, or "" */
+const char *dim(struct cli *cli, bool on);
+const char *red(struct cli *cli, bool on);
+const char *green(struct cli *cli, bool on);
+
+/* A bar on stderr, redrawn in place at most ten times a second; nothing when stderr is no terminal. */
+struct bar {
+	const char *label;
+	uint64_t drawn_ms;
+	bool shown;
+};
+void bar_draw(struct cli *cli, struct bar *bar, double part, const char *figures);
+void bar_end(struct cli *cli, struct bar *bar);
+char *bytes_text(uint64_t bytes, char out[16]);
+char *layers_text(yyjson_val *ranges, char *out, size_t size);        /* [[0,3],[11,12]] -> "0-2, 11" */
+char *when_text(uint64_t unix_seconds, char out[32]);
+char *ago_text(uint64_t unix_seconds, char out[32]);
+
+/* --- JSON values with defaults --------------------------------------------------------------------------- */
+const char *json_text(yyjson_val *object, const char *key);            /* "" when missing */
+uint64_t json_uint(yyjson_val *object, const char *key);
+double json_real(yyjson_val *object, const char *key);
+bool json_bool(yyjson_val *object, const char *key);
+
+/* --- commands: argv[0] is the command's own name; the result is an exit status ------------------------------ */
+int command_init(struct cli *cli, int argc, char **argv);
+int command_status(struct cli *cli, int argc, char **argv);
+int command_peers(struct cli *cli, int argc, char **argv);
+int command_ring(struct cli *cli, int argc, char **argv);
+int command_invite(struct cli *cli, int argc, char **argv);
+int command_join(struct cli *cli, int argc, char **argv);
+int command_agreement(struct cli *cli, int argc, char **argv);
+int command_roster(struct cli *cli, int argc, char **argv);
+int command_model(struct cli *cli, int argc, char **argv);
+int command_chat(struct cli *cli, int argc, char **argv);
+
+/* The path of another program of Essaim's: $variable, beside this one, in the build folder, or installed. NULL when there is none. */
+const char *find_program(const char *variable, const char *name, const char *build_folder, const char *installed);
+
+#endif

@@ -1,0 +1,401 @@
+/* chat: asks the node's own HTTP API and shows the answer as it comes. The conversation lives in this process's memory only.
+ * SPDX-License-Identifier: AGPL-3.0-or-later */
+#include <curl/curl.h>
+#include <editline/readline.h>
+#include <errno.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cli/cli.h"
+#include "proto/buf.h"
+#include "proto/text.h"
+
+#define ANSWER_MAX (16u << 20)
+
+struct chat {
+	struct cli *cli;
+	char url[256], header[128];
+	char model[160];
+	bool completion;
+	double temperature;               /* < 0: not said */
+	unsigned long max_tokens;         /* 0: not said */
+	long long seed;
+	bool has_seed;
+	const char *stops[4];
+	size_t n_stops;
+	yyjson_mut_doc *doc;              /* messages so far */
+	yyjson_mut_val *messages;
+
+	struct buf line, answer;          /* a part of an SSE line; the answer's text */
+	long status;
+	yyjson_doc *end;                  /* the last chunk: finish_reason and the disclosure */
+	uint64_t tokens, prompt_tokens;
+	char error[1024];
+};
+
+static volatile sig_atomic_t interrupted;
+
+static void on_interrupt(int number)
+{
+	(void)number;
+	interrupted = 1;
+}
+
+/* --- the node's address and key ---------------------------------------------------------------------- */
+
+static int find_api(struct chat *c)
+{
+	yyjson_doc *doc;
+	int status = client_call(c->cli, "status", NULL, NULL, NULL, &doc);
+	if (status)
+		return status;
+	yyjson_val *s = client_result(doc);
+	const char *host = json_text(s, "http_host");
+	if (!strcmp(host, "0.0.0.0") || !strcmp(host, "::"))
+		host = "127.0.0.1";
+	snprintf(c->url, sizeof c->url, strchr(host, ':') ? "http://[%s]:%llu" : "http://%s:%llu", host,
+		 (unsigned long long)json_uint(yyjson_obj_get(s, "ports"), "http"));
+	yyjson_doc_free(doc);
+	char path[4096], key[80] = "";
+	snprintf(path, sizeof path, "%s/keys/api.key", c->cli->home);
+	FILE *f = fopen(path, "re");
+	if (!f || !fgets(key, sizeof key, f)) {
+		if (f)
+			fclose(f);
+		return cli_fail(c->cli, EXIT_REFUSED, "EACCES", "run essaim as the user that runs essaimd", "%s cannot be read: %s", path, strerror(errno));
+	}
+	fclose(f);
+	key[strcspn(key, "\r\n")] = 0;
+	snprintf(c->header, sizeof c->header, "Authorization: Bearer %s", key);
+	return 0;
+}
+
+/* With no MODEL: the only one there is. */
+static int choose_model(struct chat *c, bool given)
+{
+	if (given)
+		return 0;
+	yyjson_doc *doc;
+	int status = client_call(c->cli, "model_list", NULL, NULL, NULL, &doc);
+	if (status)
+		return status;
+	yyjson_val *m;
+	size_t i, n, found = 0;
+	char names[512] = "";
+	yyjson_arr_foreach(yyjson_obj_get(client_result(doc), "models"), i, n, m)
+	{
+		if (!json_bool(m, "approved"))
+			continue;
+		size_t used = strlen(names);
+		snprintf(names + used, sizeof names - used, "%s%s", used ? ", " : "", json_text(m, "name"));
+		text_copy(c->model, sizeof c->model, json_text(m, "name"));
+		found++;
+	}
+	yyjson_doc_free(doc);
+	if (found == 1)
+		return 0;
+	return found ? cli_fail(c->cli, EXIT_USAGE, "AMBIGUOUS", "essaim chat MODEL", "which model: %s?", names)
+		     : cli_fail(c->cli, EXIT_UNKNOWN, "UNKNOWN", "essaim model list, then essaim model pull MODEL", "this node runs no model yet");
+}
+
+/* --- one answer ---------------------------------------------------------------------------------------- */
+
+static void on_text(struct chat *c, const char *text, size_t n)
+{
+	buf_append(&c->answer, text, n);
+	if (!c->cli->json) {
+		fwrite(text, 1, n, stdout);
+		fflush(stdout);
+	}
+}
+
+static void on_event(struct chat *c, const char *text, size_t n)
+{
+	if (n == 6 && !memcmp(text, "[DONE]", 6))
+		return;
+	yyjson_doc *doc = yyjson_read(text, n, 0);
+	yyjson_val *root = yyjson_doc_get_root(doc);
+	yyjson_val *error = yyjson_obj_get(root, "error"), *usage = yyjson_obj_get(root, "usage");
+	yyjson_val *choice = yyjson_arr_get_first(yyjson_obj_get(root, "choices"));
+	yyjson_val *piece = c->completion ? yyjson_obj_get(choice, "text") : yyjson_obj_get(yyjson_obj_get(choice, "delta"), "content");
+	if (error)
+		text_copy(c->error, sizeof c->error, json_text(error, "message"));
+	if (yyjson_is_str(piece))
+		on_text(c, yyjson_get_str(piece), yyjson_get_len(piece));
+	if (yyjson_is_obj(usage)) {
+		c->tokens = json_uint(usage, "completion_tokens");
+		c->prompt_tokens = json_uint(usage, "prompt_tokens");
+	}
+	if (yyjson_is_str(yyjson_obj_get(choice, "finish_reason"))) {
+		yyjson_doc_free(c->end);
+		c->end = doc;
+		return;
+	}
+	yyjson_doc_free(doc);
+}
+
+static size_t on_bytes(char *bytes, size_t size, size_t n, void *arg)
+{
+	struct chat *c = arg;
+	n *= size;
+	if (buf_append(&c->line, bytes, n))
+		return 0;
+	for (;;) {
+		uint8_t *end = c->line.length ? memchr(c->line.data, '\n', c->line.length) : NULL;
+		if (!end)
+			return n;
+		size_t length = (size_t)(end - c->line.data);
+		if (length > 6 && !memcmp(c->line.data, "data: ", 6))
+			on_event(c, (char *)c->line.data + 6, length - 6);
+		buf_consume(&c->line, length + 1);
+	}
+}
+
+static int on_curl_progress(void *arg, curl_off_t a, curl_off_t b, curl_off_t d, curl_off_t e)
+{
+	(void)arg, (void)a, (void)b, (void)d, (void)e;
+	return interrupted;
+}
+
+static char *make_body(struct chat *c)
+{
+	yyjson_mut_doc *doc = yyjson_mut_doc_new(NULL);
+	yyjson_mut_val *root = yyjson_mut_obj(doc), *options, *stops;
+	yyjson_mut_doc_set_root(doc, root);
+	yyjson_mut_obj_add_str(doc, root, "model", c->model);
+	if (c->completion)
+		yyjson_mut_obj_add_val(doc, root, "prompt",
+				       yyjson_mut_val_mut_copy(doc, yyjson_mut_obj_get(yyjson_mut_arr_get_last(c->messages), "content")));
+	else
+		yyjson_mut_obj_add_val(doc, root, "messages", yyjson_mut_val_mut_copy(doc, c->messages));
+	yyjson_mut_obj_add_bool(doc, root, "stream", true);
+	options = yyjson_mut_obj_add_obj(doc, root, "stream_options");
+	yyjson_mut_obj_add_bool(doc, options, "include_usage", true);
+	if (c->temperature >= 0)
+		yyjson_mut_obj_add_real(doc, root, "temperature", c->temperature);
+	if (c->max_tokens)
+		yyjson_mut_obj_add_uint(doc, root, "max_tokens", c->max_tokens);
+	if (c->has_seed)
+		yyjson_mut_obj_add_sint(doc, root, "seed", c->seed);
+	if (c->n_stops) {
+		stops = yyjson_mut_obj_add_arr(doc, root, "stop");
+		for (size_t i = 0; i < c->n_stops; i++)
+			yyjson_mut_arr_add_str(doc, stops, c->stops[i]);
+	}
+	char *text = yyjson_mut_write(doc, YYJSON_WRITE_ALLOW_INVALID_UNICODE, NULL);
+	yyjson_mut_doc_free(doc);
+	return text;
+}
+
+/* 0, or an exit status; the error's words are in c->error. */
+static int post(struct chat *c)
+{
+	char url[300];
+	CURL *curl = curl_easy_init();
+	char *body = make_body(c);
+	struct curl_slist *headers = curl_slist_append(curl_slist_append(NULL, c->header), "Content-Type: application/json");
+	snprintf(url, sizeof url, "%s/v1/%s", c->url, c->completion ? "completions" : "chat/completions");
+	buf_clear(&c->line);
+	buf_clear(&c->answer);
+	c->error[0] = 0;
+	c->tokens = c->prompt_tokens = 0;
+	yyjson_doc_free(c->end);
+	c->end = NULL;
+	interrupted = 0;
+	curl_easy_setopt(curl, CURLOPT_URL, url);
+	curl_easy_setopt(curl, CURLOPT_HTTPHEADER, headers);
+	curl_easy_setopt(curl, CURLOPT_POSTFIELDS, body);
+	curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, on_bytes);
+	curl_easy_setopt(curl, CURLOPT_WRITEDATA, c);
+	curl_easy_setopt(curl, CURLOPT_PROXY, "");
+	curl_easy_setopt(curl, CURLOPT_TCP_NODELAY, 1L);
+	curl_easy_setopt(curl, CURLOPT_NOPROGRESS, 0L);
+	curl_easy_setopt(curl, CURLOPT_XFERINFOFUNCTION, on_curl_progress);
+	CURLcode code = curl_easy_perform(curl);
+	c->status = 0;
+	curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &c->status);
+	curl_slist_free_all(headers);
+	curl_easy_cleanup(curl);
+	free(body);
+	if (interrupted)
+		return EXIT_DONE;
+	if (code != CURLE_OK && !c->error[0]) {
+		snprintf(c->error, sizeof c->error, "the node's HTTP port does not answer: %s", curl_easy_strerror(code));
+		return EXIT_NO_DAEMON;
+	}
+	if (c->status != 200) {
+		yyjson_doc *doc = yyjson_read((char *)c->line.data, c->line.length, 0);
+		const char *message = json_text(yyjson_obj_get(yyjson_doc_get_root(doc), "error"), "message");
+		if (!c->error[0])
+			snprintf(c->error, sizeof c->error, "%s", *message ? message : "the node refused without a word");
+		yyjson_doc_free(doc);
+		return c->status == 404 ? EXIT_UNKNOWN : c->status == 503 || c->status == 429 ? EXIT_LATER : EXIT_REFUSED;
+	}
+	return c->error[0] ? EXIT_REFUSED : EXIT_DONE;
+}
+
+static void print_figures(struct chat *c)
+{
+	yyjson_val *e = yyjson_obj_get(yyjson_doc_get_root(c->end), "essaim"), *s;
+	char nodes[400] = "";
+	size_t i, n;
+	if (!e)
+		return;
+	double decode = json_real(e, "decode_seconds");
+	yyjson_arr_foreach(yyjson_obj_get(e, "stages"), i, n, s)
+	{
+		size_t used = strlen(nodes);
+		snprintf(nodes + used, sizeof nodes - used, "%s%s (%s)", i ? " > " : "", json_text(s, "node"), json_text(s, "saw"));
+	}
+	fprintf(stderr, "%s%llu tokens", c->cli->progress ? "\033[2m" : "", (unsigned long long)c->tokens);
+	if (c->tokens > 1 && decode > 0)
+		fprintf(stderr, ", %.1f tok/s", (double)(c->tokens - 1) / decode);
+	fprintf(stderr, "; %s%s\n", nodes, c->cli->progress ? "\033[0m" : "");
+}
+
+static void add_message(struct chat *c, const char *role, const char *text, size_t n)
+{
+	yyjson_mut_val *m = yyjson_mut_arr_add_obj(c->doc, c->messages);
+	yyjson_mut_obj_add_strcpy(c->doc, m, "role", role);
+	yyjson_mut_obj_add_strncpy(c->doc, m, "content", text, n);
+}
+
+static int ask_once(struct chat *c, const char *prompt)
+{
+	add_message(c, "user", prompt, strlen(prompt));
+	int status = post(c);
+	if (status) {
+		if (!c->cli->json && c->answer.length)
+			putchar('\n');
+		return cli_fail(c->cli, status, status == EXIT_LATER ? "BUSY" : "REFUSED", status == EXIT_LATER ? "essaim model list shows how far it is" : NULL,
+				"%s", c->error);
+	}
+	if (!c->cli->json) {
+		putchar('\n');
+		fflush(stdout);
+		print_figures(c);
+		return EXIT_DONE;
+	}
+	yyjson_mut_doc *doc = yyjson_mut_doc_new(NULL);
+	yyjson_mut_val *root = yyjson_mut_obj(doc), *e;
+	yyjson_mut_doc_set_root(doc, root);
+	yyjson_mut_obj_add_str(doc, root, "model", c->model);
+	yyjson_mut_obj_add_strn(doc, root, "answer", c->answer.data ? (char *)c->answer.data : "", c->answer.length);
+	yyjson_mut_obj_add_uint(doc, root, "tokens", c->tokens);
+	yyjson_mut_obj_add_uint(doc, root, "prompt_tokens", c->prompt_tokens);
+	yyjson_val *end = yyjson_doc_get_root(c->end);
+	yyjson_mut_obj_add_strcpy(doc, root, "finish", json_text(yyjson_arr_get_first(yyjson_obj_get(end, "choices")), "finish_reason"));
+	e = yyjson_val_mut_copy(doc, yyjson_obj_get(end, "essaim"));
+	if (e)
+		yyjson_mut_obj_add_val(doc, root, "essaim", e);
+	char *text = yyjson_mut_write(doc, YYJSON_WRITE_ALLOW_INVALID_UNICODE, NULL);
+	puts(text ? text : "{}");
+	free(text);
+	yyjson_mut_doc_free(doc);
+	return EXIT_DONE;
+}
+
+static int converse(struct chat *c)
+{
+	struct sigaction action = {.sa_handler = on_interrupt}, before;
+	sigaction(SIGINT, &action, &before);
+	fprintf(stderr, "%s, answered here and by partners. Ctrl-C stops an answer, Ctrl-D ends. Nothing is kept.\n", c->model);
+	for (;;) {
+		char *prompt = readline("> ");
+		if (!prompt && interrupted) {
+			interrupted = 0;
+			putchar('\n');
+			continue;
+		}
+		if (!prompt)
+			break;
+		if (*prompt) {
+			add_message(c, "user", prompt, strlen(prompt));
+			int status = post(c);
+			putchar('\n');
+			if (status) {
+				cli_fail(c->cli, status, "", NULL, "%s", c->error);
+				yyjson_mut_arr_remove_last(c->messages);         /* the question may be asked again */
+			} else {
+				add_message(c, "assistant", c->answer.data ? (char *)c->answer.data : "", c->answer.length);
+				print_figures(c);
+			}
+		}
+		memset(prompt, 0, strlen(prompt));
+		free(prompt);
+	}
+	putchar('\n');
+	sigaction(SIGINT, &before, NULL);
+	return EXIT_DONE;
+}
+
+int command_chat(struct cli *cli, int argc, char **argv)
+{
+	static const struct option options[] = {
+		{"system", required_argument, NULL, 'S'}, {"temperature", required_argument, NULL, 't'}, {"max-tokens", required_argument, NULL, 'm'},
+		{"seed", required_argument, NULL, 's'}, {"stop", required_argument, NULL, 'x'}, {"completion", no_argument, NULL, 'c'}, {NULL, 0, NULL, 0},
+	};
+	struct chat c = {.cli = cli, .temperature = -1};
+	const char *system = NULL;
+	int option, status;
+	bool wrong = false;
+	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
+		char *end = "";
+		if (option == 'S')
+			system = optarg;
+		else if (option == 't')
+			c.temperature = strtod(optarg, &end);
+		else if (option == 'm')
+			c.max_tokens = strtoul(optarg, &end, 10);
+		else if (option == 's') {
+			c.seed = strtoll(optarg, &end, 10);
+			c.has_seed = true;
+		} else if (option == 'x' && c.n_stops < 4)
+			c.stops[c.n_stops++] = optarg;
+		else if (option == 'c')
+			c.completion = true;
+		else
+			wrong = true;
+		wrong |= *end != 0;
+	}
+	int words = argc - optind;
+	if (wrong || words > 2)
+		return cli_usage(cli, "chat", wrong ? "that option or its value is not usable" : "put the prompt in quotes");
+	if (words)
+		text_copy(c.model, sizeof c.model, argv[optind]);
+	bool conversation = words < 2 && isatty(STDIN_FILENO) && isatty(STDOUT_FILENO) && !cli->json;
+	if (words < 2 && !conversation && isatty(STDIN_FILENO))
+		return cli_usage(cli, "chat", "what is the question? essaim chat MODEL \"PROMPT\"");
+	if ((status = choose_model(&c, words > 0)) || (status = find_api(&c)))
+		return status;
+	curl_global_init(CURL_GLOBAL_DEFAULT);
+	buf_init(&c.line, ANSWER_MAX);
+	buf_init(&c.answer, ANSWER_MAX);
+	c.doc = yyjson_mut_doc_new(NULL);
+	c.messages = yyjson_mut_arr(c.doc);
+	if (system)
+		add_message(&c, "system", system, strlen(system));
+	if (conversation) {
+		status = converse(&c);
+	} else if (words == 2) {
+		status = ask_once(&c, argv[optind + 1]);
+	} else {
+		struct buf prompt;               /* from a pipe */
+		char part[4096];
+		size_t n;
+		buf_init(&prompt, ANSWER_MAX);
+		while ((n = fread(part, 1, sizeof part, stdin)) && !buf_append(&prompt, part, n))
+			;
+		status = prompt.length ? ask_once(&c, buf_cstr(&prompt)) : cli_usage(cli, "chat", "standard input had no question");
+		buf_release(&prompt);
+	}
+	yyjson_mut_doc_free(c.doc);
+	yyjson_doc_free(c.end);
+	buf_release(&c.line);
+	buf_release(&c.answer);
+	curl_global_cleanup();
+	return status;
+}

@@ -1,0 +1,178 @@
+/* status, peers, ring. SPDX-License-Identifier: AGPL-3.0-or-later */
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/cli.h"
+
+static int call_plain(struct cli *cli, int argc, char **argv, const char *command, yyjson_doc **doc)
+{
+	if (argc > 1)
+		return cli_usage(cli, argv[0], "%s takes nothing more", argv[0]);
+	return client_call(cli, command, NULL, NULL, NULL, doc);
+}
+
+static void print_peers(struct cli *cli, yyjson_val *peers)
+{
+	static const char *const headings[] = {"node", "association", "link", ">round trip", ">received", ">sent", "address"};
+	struct table table;
+	yyjson_val *p;
+	size_t i, n;
+	table_init(&table, 7, headings);
+	yyjson_arr_foreach(peers, i, n, p)
+	{
+		char rtt[32] = "", in[16], out[16], state[64], ago[32];
+		bool up = json_bool(p, "up");
+		if (up && json_real(p, "rtt_ms") > 0)
+			snprintf(rtt, sizeof rtt, "%.1f ms", json_real(p, "rtt_ms"));
+		snprintf(state, sizeof state, "%s %s", up ? "up" : "down", ago_text(json_uint(p, "since"), ago));
+		table_row(&table, json_text(p, "name"), json_text(p, "association_name"), state, rtt, bytes_text(json_uint(p, "bytes_in"), in),
+			  bytes_text(json_uint(p, "bytes_out"), out), up ? json_text(p, "address") : json_text(p, "trouble"));
+	}
+	table_print(&table, cli, stdout);
+}
+
+int command_peers(struct cli *cli, int argc, char **argv)
+{
+	yyjson_doc *doc;
+	int status = call_plain(cli, argc, argv, "peers", &doc);
+	if (status || client_print_json(cli, doc))
+		return status;
+	yyjson_val *peers = yyjson_obj_get(client_result(doc), "peers");
+	if (!yyjson_arr_size(peers))
+		printf("No other node is known here yet. Bring one in: essaim invite --node, or essaim invite --partner\n");
+	else
+		print_peers(cli, peers);
+	yyjson_doc_free(doc);
+	return EXIT_DONE;
+}
+
+static void field(struct cli *cli, const char *name, const char *text)
+{
+	printf("  %s%s%s: %s\n", bold(cli, true), name, bold(cli, false), text);
+}
+
+static void print_status_models(struct cli *cli, yyjson_val *models)
+{
+	yyjson_val *m;
+	size_t i, n;
+	yyjson_arr_foreach(models, i, n, m)
+	{
+		char layers[160], have[16], wanted[16], line[400];
+		const char *state = json_text(m, "state");
+		printf("\n%smodel%s: %s%s@%s%s\n", green(cli, true), green(cli, false), bold(cli, true), json_text(m, "name"),
+		       json_text(m, "association"), bold(cli, false));
+		if (!json_bool(m, "approved")) {
+			field(cli, "state", "not approved by this association (essaim model pull NAME)");
+			continue;
+		}
+		snprintf(line, sizeof line, "%s%s%s", state, *json_text(m, "why") ? ": " : "", json_text(m, "why"));
+		field(cli, "state", line);
+		if (yyjson_arr_size(yyjson_obj_get(m, "placed"))) {
+			snprintf(line, sizeof line, "%s of %llu", layers_text(yyjson_obj_get(m, "placed"), layers, sizeof layers),
+				 (unsigned long long)json_uint(m, "layers"));
+			field(cli, "layers here", line);
+			snprintf(line, sizeof line, "%s of %s", bytes_text(json_uint(m, "bytes_have"), have), bytes_text(json_uint(m, "bytes_wanted"), wanted));
+			field(cli, "weights here", line);
+		}
+		yyjson_val *engine = yyjson_obj_get(m, "engine");
+		if (json_uint(engine, "sessions")) {
+			snprintf(line, sizeof line, "%llu of %llu conversations", (unsigned long long)json_uint(engine, "sessions_open"),
+				 (unsigned long long)json_uint(engine, "sessions"));
+			field(cli, "in use", line);
+		}
+	}
+}
+
+int command_status(struct cli *cli, int argc, char **argv)
+{
+	yyjson_doc *doc;
+	int status = call_plain(cli, argc, argv, "status", &doc);
+	if (status || client_print_json(cli, doc))
+		return status;
+	yyjson_val *s = client_result(doc), *node = yyjson_obj_get(s, "node"), *association = yyjson_obj_get(s, "association"),
+		   *ports = yyjson_obj_get(s, "ports"), *budget = yyjson_obj_get(s, "budget"), *o;
+	char line[400], a[16], b[16], ago[32];
+	size_t i, n;
+	printf("%snode%s: %s%s%s\n", green(cli, true), green(cli, false), bold(cli, true), json_text(node, "name"), bold(cli, false));
+	snprintf(line, sizeof line, "%s%s", json_text(association, "name"), json_bool(s, "steward") ? " (its steward key is here)" : "");
+	field(cli, "association", line);
+	snprintf(line, sizeof line, "%.16s...", json_text(node, "id"));
+	field(cli, "key", line);
+	snprintf(line, sizeof line, "links %llu, HTTP %s:%llu, weights %llu", (unsigned long long)json_uint(ports, "link"), json_text(s, "http_host"),
+		 (unsigned long long)json_uint(ports, "http"), (unsigned long long)json_uint(ports, "torrent"));
+	field(cli, "ports", line);
+	snprintf(line, sizeof line, "%s, %s of it placed%s%s", bytes_text(json_uint(budget, "bytes"), a), bytes_text(json_uint(budget, "used"), b),
+		 strcmp(json_text(budget, "counts"), "weights") ? "" : " (weights only are counted)", json_bool(s, "paused") ? "; paused" : "");
+	field(cli, "shares", line);
+	field(cli, "running for", ago_text(json_uint(s, "started"), ago));
+	print_status_models(cli, yyjson_obj_get(s, "models"));
+	yyjson_arr_foreach(yyjson_obj_get(s, "peers"), i, n, o)
+	{
+		printf("\n%speer%s: %s%s%s of %s\n", green(cli, true), green(cli, false), bold(cli, true), json_text(o, "name"), bold(cli, false),
+		       json_text(o, "association_name"));
+		if (json_bool(o, "up"))
+			snprintf(line, sizeof line, "up for %s, %s, %.1f ms", ago_text(json_uint(o, "since"), ago), json_text(o, "address"), json_real(o, "rtt_ms"));
+		else
+			snprintf(line, sizeof line, "down for %s: %s", ago_text(json_uint(o, "since"), ago), json_text(o, "trouble"));
+		field(cli, "link", line);
+		snprintf(line, sizeof line, "%s received, %s sent", bytes_text(json_uint(o, "bytes_in"), a), bytes_text(json_uint(o, "bytes_out"), b));
+		field(cli, "transfer", line);
+	}
+	yyjson_arr_foreach(yyjson_obj_get(s, "agreements"), i, n, o)
+	{
+		if (!i)
+			printf("\n%sagreements%s:\n", green(cli, true), green(cli, false));
+		printf("  %s (%s)\n", json_text(o, "text"), json_text(o, "state"));
+	}
+	yyjson_arr_foreach(yyjson_obj_get(s, "today"), i, n, o)
+	{
+		if (!i)
+			printf("\n%stoday%s:\n", green(cli, true), green(cli, false));
+		printf("  %s used %s: %llu tokens, %.1f s of computing", json_text(o, "user_name"), json_text(o, "provider_name"),
+		       (unsigned long long)json_uint(o, "rows"), json_real(o, "stage_seconds"));
+		if (json_real(o, "joules") > 0)
+			printf(", about %.0f J (estimated)", json_real(o, "joules"));
+		printf("\n");
+	}
+	yyjson_arr_foreach(yyjson_obj_get(s, "warnings"), i, n, o)
+		printf("\n%swarning%s: %s\n  -> %s\n", red(cli, true), red(cli, false), json_text(o, "text"), json_text(o, "remedy"));
+	yyjson_doc_free(doc);
+	return EXIT_DONE;
+}
+
+int command_ring(struct cli *cli, int argc, char **argv)
+{
+	if (argc != 2)
+		return cli_usage(cli, "ring", "which model?");
+	yyjson_mut_val *args;
+	yyjson_mut_doc *request = client_args(&args);
+	yyjson_mut_obj_add_str(request, args, "model", argv[1]);
+	yyjson_doc *doc;
+	int status = client_call(cli, "ring", request, NULL, NULL, &doc);
+	if (status)
+		return status;
+	yyjson_val *r = client_result(doc), *stages = yyjson_obj_get(r, "stages"), *s;
+	bool possible = json_bool(r, "possible");
+	char size[16];
+	size_t i, n;
+	if (client_print_json(cli, doc))
+		return possible ? EXIT_DONE : EXIT_LATER;
+	if (!possible) {
+		status = cli_fail(cli, EXIT_LATER, "UNREACHABLE", "essaim model list, essaim peers", "%s has no ring now: %s", json_text(r, "name"),
+				  json_text(r, "why"));
+		yyjson_doc_free(doc);
+		return status;
+	}
+	printf("%s: %llu layers, %s\n\n", json_text(r, "name"), (unsigned long long)json_uint(r, "layers"), bytes_text(json_uint(r, "bytes"), size));
+	yyjson_arr_foreach(stages, i, n, s)
+	{
+		yyjson_val *l = yyjson_obj_get(s, "layers");
+		unsigned long long first = yyjson_get_uint(yyjson_arr_get(l, 0)), end = yyjson_get_uint(yyjson_arr_get(l, 1));
+		printf("  %s %s%s%s (%s)  layers %llu-%llu  sees %s\n", i ? i + 1 == n ? "└>" : "├>" : "┌─", bold(cli, true), json_text(s, "name"),
+		       bold(cli, false), json_text(s, "association"), first, end - 1, json_text(s, "saw"));
+	}
+	printf("\n  Each token goes round once. Activations are not secret from those who compute them:\n"
+	       "  the text can largely be recovered from them. Choose the operators you trust.\n");
+	yyjson_doc_free(doc);
+	return EXIT_DONE;
+}
