@@ -133,7 +133,8 @@ static void publish_card(struct daemon *d)
 
 static void publish_advert(struct daemon *d)
 {
-	struct advert_body advert = {.budget_bytes = d->config.share_memory, .paused = d->config.share_paused || d->draining};
+	struct advert_body advert = {.budget_bytes = d->config.share_memory, .paused = d->config.share_paused || d->draining,
+				      .home = d->config.share_home};
 	uint64_t used = residency_used(d);
 	advert.free_bytes = used < advert.budget_bytes ? advert.budget_bytes - used : 0;
 	text_copy(advert.engine, sizeof advert.engine, stage_engine_name(d->stage));
@@ -325,7 +326,7 @@ static void save_start(struct daemon *d)
 		return;
 	s->daemon = d;
 	s->work.data = s;
-	buf_init(&s->all, (size_t)TRUST_RECORDS_MAX * 4096);
+	buf_init(&s->all, RECORDS_FILE_MAX);
 	if (records_file_collect(d->trust, &s->all) || uv_queue_work(d->loop, &s->work, save_work, save_after)) {
 		buf_release(&s->all);
 		free(s);
@@ -339,13 +340,24 @@ static void save_start(struct daemon *d)
 void records_save_now(struct daemon *d)
 {
 	struct buf all;
-	buf_init(&all, (size_t)TRUST_RECORDS_MAX * 4096);
+	buf_init(&all, RECORDS_FILE_MAX);
 	int err = records_file_collect(d->trust, &all);
 	if (!err)
 		err = records_file_write(d->home, all.data, all.length);
 	if (err)
 		log_error("records cannot be saved in %s/records: %s", d->home, err_str(err));
 	buf_release(&all);
+}
+
+int records_load(struct daemon *d, char *why, size_t why_size)
+{
+	struct records_file_report report = {0};
+	int err = records_file_load(d->home, d->trust, daemon_now(d), &report, why, why_size);
+	if (!err && report.damaged)
+		log_warning("%zu places of %s/records/all were damaged (%zu bytes): the rest is kept, and what was lost comes back from other nodes",
+			    report.damaged, d->home, report.damaged_bytes);
+	d->trust_generation = trust_generation(d->trust);
+	return err;
 }
 
 void records_tick(struct daemon *d)
