@@ -31,6 +31,28 @@ static void ranges_into(yyjson_mut_doc *doc, yyjson_mut_val *o, const char *key,
 	}
 }
 
+/* What a budget has to count with: the parts that come once, and the largest layer. */
+static void parts_into(yyjson_mut_doc *doc, yyjson_mut_val *o, const struct manifest_body *m)
+{
+	uint64_t once[GROUP_SHARED + 1] = {0}, layers[MODEL_LAYERS_MAX] = {0}, largest = 0;
+	for (size_t i = 0; i < m->n_extents; i++) {
+		const struct model_extent *e = &m->extents[i];
+		if (e->group <= GROUP_SHARED)
+			once[e->group] += e->length;
+		else if (e->group >= GROUP_LAYER && e->group - GROUP_LAYER < m->n_layer)
+			layers[e->group - GROUP_LAYER] += e->length;
+	}
+	for (uint32_t i = 0; i < m->n_layer; i++)
+		if (layers[i] > largest)
+			largest = layers[i];
+	yyjson_mut_val *parts = yyjson_mut_obj_add_obj(doc, o, "parts");
+	yyjson_mut_obj_add_uint(doc, parts, "header", once[GROUP_HEADER]);
+	yyjson_mut_obj_add_uint(doc, parts, "embedding", once[GROUP_EMBEDDING]);
+	yyjson_mut_obj_add_uint(doc, parts, "output", once[GROUP_OUTPUT]);
+	yyjson_mut_obj_add_uint(doc, parts, "shared", once[GROUP_SHARED]);
+	yyjson_mut_obj_add_uint(doc, parts, "layer", largest);
+}
+
 static const char *state_of(const struct residency *r, const struct store_status *status)
 {
 	if (r->state == STAGE_READY && r->n_placed && !r->start_pending)
@@ -59,6 +81,7 @@ static void model_into(struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val *o,
 	yyjson_mut_obj_add_uint(doc, o, "bytes", status.bytes_total);
 	yyjson_mut_obj_add_uint(doc, o, "parameters", m->parameters);
 	yyjson_mut_obj_add_uint(doc, o, "layers", m->n_layer);
+	parts_into(doc, o, m);
 	yyjson_mut_obj_add_uint(doc, o, "context", residency_context(d, m));
 	yyjson_mut_obj_add_bool(doc, o, "splittable", m->splittable);
 	yyjson_mut_obj_add_bool(doc, o, "approved", r->approved);
