@@ -1,5 +1,4 @@
 /* Tables, bars, colours: for people at a terminal. SPDX-License-Identifier: AGPL-3.0-or-later */
-#define _XOPEN_SOURCE 700
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,6 +1,5 @@
 /* virtual.c: synthesising a shard's header, and reading through it. SPDX-License-Identifier: AGPL-3.0-or-later */
 #ifndef _GNU_SOURCE
-#define _GNU_SOURCE      /* fopencookie */
 #endif
 #include "engine/virtual.h"
 

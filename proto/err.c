@@ -2,7 +2,6 @@
  *
  * SPDX-License-Identifier: AGPL-3.0-or-later */
 #ifndef _GNU_SOURCE
-#define _GNU_SOURCE /* strerrordesc_np, strerrorname_np */
 #endif
 #include "proto/err.h"
 

@@ -5,7 +5,6 @@
  *
  * SPDX-License-Identifier: AGPL-3.0-or-later */
 #ifndef _GNU_SOURCE
-#define _GNU_SOURCE
 #endif
 #include "proto/log.h"
 
