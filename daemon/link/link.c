@@ -130,7 +130,6 @@ void link_fail(struct link *link, int why, const char *format, ...)
 	va_start(args, format);
 	vsnprintf(link->detail, sizeof link->detail, format, args);
 	va_end(args);
-	link_server_handshake_done(link);
 	if (can_say_goodbye(link, why))
 		say_goodbye(link, why);
 	else

@@ -50,7 +50,8 @@ struct link_events {
 	void (*on_up)(void *owner, struct link *link, const struct link_peer *peer);
 	void (*on_frame)(void *owner, struct link *link, const struct frame *frame);
 	void (*on_drain)(void *owner, struct link *link);
-	void (*on_closed)(void *owner, struct link *link, int why, const char *detail);  /* link is freed when it returns */
+	/* Also for accepted links that never came up (link_user() is NULL then). The link is freed when it returns. */
+	void (*on_closed)(void *owner, struct link *link, int why, const char *detail);
 };
 
 struct link_config {
@@ -66,7 +67,7 @@ struct link_config {
 /* Listens on "host", port (0: any; "::" is dual-stack). why: a sentence with a remedy. */
 int link_listen(struct link_server **out, const struct link_config *config, const char *host, uint16_t port, char *why, size_t why_size);
 uint16_t link_server_port(const struct link_server *server);
-void link_server_close(struct link_server *server);           /* accepted links go on */
+void link_server_close(struct link_server *server);           /* links that are up go on; the others end without a callback */
 
 /* Dials "host:port" (names are resolved). psk NULL: zeros. invitation NULL: none. */
 int link_dial(struct link **out, const struct link_config *config, const char *address, const uint8_t remote_link_key[KEY_BYTES],

@@ -20,6 +20,8 @@ struct link_server {
 	uv_tcp_t tcp;
 	uint16_t port;
 	struct sources sources;
+	size_t n_shaking;
+	struct link *shaking[LINK_HANDSHAKES_MAX];
 	unsigned refs;                     /* the open handle and each handshake */
 };
 
@@ -36,6 +38,9 @@ void link_server_handshake_done(struct link *link)
 		return;
 	link->server = NULL;
 	sources_give(&server->sources, link->source);
+	for (size_t i = 0; i < server->n_shaking; i++)
+		if (server->shaking[i] == link)
+			server->shaking[i] = server->shaking[--server->n_shaking];
 	server_unref(server);
 }
 
@@ -89,6 +94,7 @@ static void on_connection(uv_stream_t *stream, int status)
 		return;
 	}
 	link->server = server;
+	server->shaking[server->n_shaking++] = link;   /* sources_take() was true: there is room */
 	server->refs++;
 	link_connected(link);
 }
@@ -180,6 +186,12 @@ uint16_t link_server_port(const struct link_server *server)
 
 void link_server_close(struct link_server *server)
 {
-	if (server && !uv_is_closing((uv_handle_t *)&server->tcp))
-		uv_close((uv_handle_t *)&server->tcp, on_server_closed);
+	if (!server || uv_is_closing((uv_handle_t *)&server->tcp))
+		return;
+	/* The owner may be gone before these are. */
+	for (size_t i = 0; i < server->n_shaking; i++) {
+		server->shaking[i]->config.events = (struct link_events){0};
+		link_destroy(server->shaking[i]);
+	}
+	uv_close((uv_handle_t *)&server->tcp, on_server_closed);
 }
