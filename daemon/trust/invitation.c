@@ -46,6 +46,12 @@ void invitation_psk(const uint8_t secret[32], uint8_t psk[CHANNEL_KEY])
 
 /* --- the URL ----------------------------------------------------------------------------------------- */
 
+/* It is shown to people: the rules of a name, or nothing. */
+static bool network_is_valid(const char *network)
+{
+	return !*network || text_is_name(network);
+}
+
 static bool role_is_known(uint64_t role)
 {
 	return role == INVITATION_NODE || role == INVITATION_PARTNER;
@@ -57,7 +63,8 @@ int invitation_url(const struct invitation *v, char *out, size_t size)
 	struct buf map;
 	int err;
 
-	if (!v->n_addresses || v->n_addresses > CARD_ADDRESSES_MAX || !role_is_known(v->role) || !text_is_name(v->name))
+	if (!v->n_addresses || v->n_addresses > CARD_ADDRESSES_MAX || !role_is_known(v->role) || !text_is_name(v->name) ||
+	    !network_is_valid(v->network))
 		return ERR_MALFORMED;
 	for (size_t i = 0; i < v->n_addresses; i++)
 		if (!card_address_is_valid(v->addresses[i]))
@@ -122,7 +129,7 @@ static void read_map(struct pack_cursor c, struct invitation *out)
 	out->role = (enum invitation_role)pack_get_uint(c, "role", UINT32_MAX);
 	out->expires = pack_get_uint(c, "expires", UINT64_MAX);
 	pack_get_str(c, "network", out->network, sizeof out->network);
-	if (!*c.err && (!text_is_name(out->name) || !role_is_known(out->role)))
+	if (!*c.err && (!text_is_name(out->name) || !network_is_valid(out->network) || !role_is_known(out->role)))
 		*c.err = ERR_MALFORMED;
 }
 

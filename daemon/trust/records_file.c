@@ -230,8 +230,8 @@ void records_file_restore(struct trust *trust, const uint8_t *bytes, size_t n, u
 	free(items.list);
 }
 
-/* The damaged file keeps a second name; the next save takes the first one. */
-static void set_aside(const char *home, const struct records_file_report *report)
+/* The damaged file keeps a second name; the next save takes the first one. Where it cannot, the rest matters more. */
+static void set_aside(const char *home)
 {
 	char path[PATH_MAX], aside[PATH_MAX];
 
@@ -239,10 +239,7 @@ static void set_aside(const char *home, const struct records_file_report *report
 		return;
 	unlink(aside);
 	if (link(path, aside))
-		log_warning("%s: a damaged copy cannot be kept beside it: %s", path, err_str(-errno));
-	log_warning("%s was damaged in %zu place%s, %zu bytes in all; %zu records were saved, the others come again from peers "
-		    "(is this disk sound? the file is kept as %s)", path, report->damaged, report->damaged == 1 ? "" : "s",
-		    report->damaged_bytes, report->kept, aside);
+		log_debug("%s: no copy can be kept beside it: %s", path, err_str(-errno));
 }
 
 int records_file_load(const char *home, struct trust *trust, uint64_t now, struct records_file_report *report, char *why, size_t why_size)
@@ -263,7 +260,7 @@ int records_file_load(const char *home, struct trust *trust, uint64_t now, struc
 	else
 		records_file_restore(trust, all.data, all.length, now, report);
 	if (!err && report->damaged)
-		set_aside(home, report);
+		set_aside(home);
 	buf_release(&all);
 	return err;
 }

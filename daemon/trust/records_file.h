@@ -34,7 +34,8 @@ struct records_file_report {
 };
 /* Offers everything to trust, again and again while something more is taken, so that order does not matter. */
 void records_file_restore(struct trust *trust, const uint8_t *bytes, size_t n, uint64_t now, struct records_file_report *report);
-/* Reads and restores. A missing file is an empty one. Damage is logged, set aside and no error. */
+/* Reads and restores. A missing file is an empty one. Damage is no error: the report says, for the caller to tell, and the
+ * damaged file is set aside. */
 int records_file_load(const char *home, struct trust *trust, uint64_t now, struct records_file_report *report, char *why, size_t why_size);
 
 #endif
