@@ -1,7 +1,6 @@
 /* test_invitation.c: one URL that lets one node in, once (DESIGN D10).
  *
  * SPDX-License-Identifier: AGPL-3.0-or-later */
-#define _GNU_SOURCE    /* memmem */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

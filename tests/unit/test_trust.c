@@ -4,7 +4,6 @@
  *   we are Abeille's node 0
  *
  * SPDX-License-Identifier: AGPL-3.0-or-later */
-#define _GNU_SOURCE    /* memmem */
 #include "tests/unit/trust_world.h"
 
 #include <stdlib.h>
