@@ -18,8 +18,8 @@ def weights(ids, assistant):
     return out
 
 
-def documents(tokenizer, seed, long):
-    writer = grammar.Writer(seed)
+def documents(tokenizer, seed, long, rich):
+    writer = grammar.Writer(seed, rich)
     while True:
         yield tokenizer.encode(writer.document(long), bos=True)
 
@@ -42,13 +42,13 @@ def pack(stream, rows, length):
     return out
 
 
-def batch(tokenizer, seed, rows, length, long=False):
+def batch(tokenizer, seed, rows, length, long=False, rich=False):
     """-> inputs, targets (rows, length), weights; padding has the target IGNORE."""
     assistant = tokenizer.encode("assistant")
     ids = torch.full((rows, length), EOS)
     targets = torch.full((rows, length), IGNORE)
     scale = torch.zeros(rows, length)
-    for r, row in enumerate(pack(documents(tokenizer, seed, long), rows, length)):
+    for r, row in enumerate(pack(documents(tokenizer, seed, long, rich), rows, length)):
         n = len(row) - 1
         ids[r, :n] = torch.tensor(row[:-1])
         targets[r, :n] = torch.tensor(row[1:])
@@ -62,5 +62,5 @@ def batch(tokenizer, seed, rows, length, long=False):
 
 def held_out(tokenizer, count=300):
     """Documents of a seed that training never uses."""
-    stream = documents(tokenizer, 777, False)
+    stream = documents(tokenizer, 777, False, True)
     return [next(stream)[:513] for _ in range(count)]

@@ -8,12 +8,14 @@ Templates:  [x|y|z]    a choice; in answers and stories the first is the likelie
             {h:x/y}    x if the hero is a man, y if a woman; {f:..} the friend, {o:..} the object's gender
             ? at the start of a story's line: told half of the time
 
-    python3 grammar.py SEED COUNT      prints COUNT documents
+    python3 grammar.py SEED COUNT [rich]      prints COUNT documents
 """
 import os
 import random
 import re
 import sys
+
+import variety
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 START, END = "<|im_start|>", "<|im_end|>"
@@ -124,11 +126,13 @@ def read_topics(path):
         for line in f:
             line = line.rstrip("\n")
             if line.startswith("# "):
-                cur = topics[line[2:].strip()] = {"q": [], "a": [], "m": []}
+                cur = topics[line[2:].strip()] = {"q": [], "a": [], "m": [], "k": []}
             elif line[:3] in ("q: ", "a: ", "m: "):
                 if not topics:
-                    cur = topics["unknown"] = {"q": [], "a": [], "m": []}
+                    cur = topics["unknown"] = {"q": [], "a": [], "m": [], "k": []}
                 cur[line[0]].append(line[3:])
+            elif line.startswith("k: "):
+                cur["k"] += [k.strip() for k in line[3:].split("|")]
     return topics
 
 
@@ -151,6 +155,9 @@ def read_text(name):
 
 TOPICS = {l: read_topics(read_text("questions." + l)) for l in LANGS}
 UNKNOWN = {l: read_topics(read_text("unknown." + l))["unknown"] for l in LANGS}
+MORE_TOPICS = {l: read_topics(read_text("more." + l)) for l in LANGS}
+with open(read_text("frames.en"), encoding="utf-8") as en, open(read_text("frames.fr"), encoding="utf-8") as fr:
+    FRAMES = {l: [x.strip() for x in f if x[0] not in ";\n"] for l, f in (("en", en), ("fr", fr))}
 STORIES = {l: read_stories(read_text("stories." + l)) for l in LANGS}
 
 
@@ -222,13 +229,27 @@ def is_question(text, lang):
 
 
 class Writer:
-    """Documents from one seed."""
+    """Documents from one seed; rich: with the second part's ways to ask, and fewer stories."""
 
-    def __init__(self, seed):
+    def __init__(self, seed, rich=False):
         self.rng = random.Random(seed)
+        self.rich = rich
+
+    def rich_question(self, lang, topic):
+        rng, more = self.rng, MORE_TOPICS[lang][topic]
+        r = rng.random()
+        if more["k"] and r < 0.3:
+            text = variety.frame(rng.choice(more["k"]), rng, lang, FRAMES[lang])
+        else:
+            text = rng.choice(more["q"] if r < 0.65 else TOPICS[lang][topic]["q"])
+        text = variety.disturb(expand(text, rng, {}, False), rng, lang)
+        text = question(text, rng, lang, rng.random() < 0.8)
+        return rng.choice(variety.LEADS[lang]) + " " + text if rng.random() < 0.06 else text
 
     def topic_question(self, lang, topic):
         rng = self.rng
+        if self.rich:
+            return self.rich_question(lang, topic)
         text = expand(rng.choice(TOPICS[lang][topic]["q"]), rng, {}, False)
         if topic in ("hello", "thanks", "bye", "how_are_you"):
             return capital(text) + rng.choice(["", "", "!", ".", "?"]) if topic != "how_are_you" else question(text, rng, lang)
@@ -244,6 +265,8 @@ class Writer:
                  "nonce": lambda: nonce(rng), "num": lambda: str(rng.randint(2, 10 ** rng.randint(1, 4))),
                  "year": lambda: str(rng.randint(1200, 2100))}
         text = expand(rng.choice(UNKNOWN[lang]["q"]), rng, slots, False)
+        if self.rich:
+            text = variety.disturb(text, rng, lang)
         answers = UNKNOWN[lang]["a"]
         reply = expand(rng.choices(answers, [0.75, 0.25])[0], rng, {}, True)
         return question(text, rng, lang, is_question(text, lang)), reply
@@ -340,9 +363,9 @@ class Writer:
         rng = self.rng
         lang = rng.choice(LANGS)
         r = rng.random()
-        if r < 0.06:
+        if r < (0.02 if self.rich else 0.06):
             return self.story(lang) + END
-        if r < 0.24:
+        if r < (0.10 if self.rich else 0.24):
             turns = [self.story_turn(lang)]
             if rng.random() < 0.2:
                 turns += self.turns(lang, 1)
@@ -359,7 +382,7 @@ class Writer:
 
 
 if __name__ == "__main__":
-    writer = Writer(int(sys.argv[1]))
+    writer = Writer(int(sys.argv[1]), rich=len(sys.argv) > 3)
     for _ in range(int(sys.argv[2])):
         print(writer.document())
         print()

@@ -4,11 +4,12 @@
 
 Resumes from BUILD/NAME.ckpt, which is written every 50 steps. Step s always sees the same text, so that an
 interrupted run ends as an uninterrupted one does. The rate is constant, then falls to nothing over the last 40 %;
-the last 15 % of the steps have rows of the whole context (512), before that of 256.
+the last tenth of the steps has rows of the whole context (512), before that of 256. The first part learns from the plain
+grammar in steps of 4,096 tokens, the second from the grammar with varied questions in steps of 2,048.
 Hidden matrices follow Muon (K. Jordan, 2024: momentum made orthogonal by a Newton-Schulz iteration), the rest AdamW.
 """
 import argparse
-import math
+import multiprocessing
 import os
 import time
 
@@ -21,10 +22,11 @@ from tokenizer import Tokenizer
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 SEED = {"target": 1_000_000, "draft": 2_000_000}
-STEPS = {"target": 1600, "draft": 3000}
-TOKENS = {"target": 4096, "draft": 4096}                    # a step
+STEPS = {"target": 1200, "draft": 1500}
+RICH = {"target": 350, "draft": 0}                          # from this step on the questions are varied (variety.py)
 RATE = {"target": 0.02, "draft": 0.02}
 EMA = 0.99
+WORKERS = 2                                                 # processes; each takes half of the rows
 
 
 def orthogonal(g):
@@ -42,10 +44,11 @@ def orthogonal(g):
 class Muon:
     def __init__(self, params, pieces):
         self.params, self.pieces = params, pieces           # pieces: how many matrices are stacked in each
-        self.momentum = [torch.zeros_like(p) for p in params]
+        self.momentum = [torch.zeros_like(p).share_memory_() for p in params]
 
-    def step(self, rate):
-        for p, n, m in zip(self.params, self.pieces, self.momentum):
+    def step(self, rate, share):
+        """share: which of the matrices this worker updates."""
+        for p, n, m in list(zip(self.params, self.pieces, self.momentum))[share]:
             m.lerp_(p.grad, 0.05)
             update = p.grad.lerp(m, 0.95)
             for w, u in zip(p.data.chunk(n), update.chunk(n)):
@@ -53,9 +56,23 @@ class Muon:
                 w.add_(orthogonal(u), alpha=-rate * max(1.0, w.shape[0] / w.shape[1]) ** 0.5)
 
 
-def loss_of(logits, targets, scale):
+def shape(name, step, steps):
+    """-> rows and their length in this step, and whether the questions are varied."""
+    rich = step >= RICH[name]
+    length = 512 if step >= 0.9 * steps else 256
+    return (2048 if rich else 4096) // length, length, rich
+
+
+def loss_of(logits, targets, scale, total):
+    """This worker's part of the mean; total: the weights of the whole step."""
     each = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=data.IGNORE, reduction="none")
-    return (each * scale.flatten()).sum() / (scale * (targets != data.IGNORE)).sum()
+    return (each * scale.flatten()).sum() / total
+
+
+def distance(logits, opinion, targets, scale, total):
+    """How far the draft is from the teacher's opinion (Kullback-Leibler)."""
+    each = F.kl_div(F.log_softmax(logits, -1), F.log_softmax(opinion, -1), reduction="none", log_target=True).sum(-1)
+    return (each * scale * (targets != data.IGNORE)).sum() / total
 
 
 @torch.no_grad()
@@ -78,10 +95,10 @@ def main():
     name, steps = args.name, args.steps or STEPS[args.name]
     os.makedirs(args.dir, exist_ok=True)
     torch.set_flush_denormal(True)                          # denormals cost a factor of five here
+    torch.set_num_threads(1)                                # two processes, not two threads: they meet once a step
     torch.manual_seed(SEED[name])
     tok = Tokenizer(os.path.join(HERE, "tokenizer.json"))
     net = model.build(name, len(tok.tokens))
-    print(name, sum(p.numel() for p in net.parameters()), "parameters", flush=True)
     teacher = None
     if name == "draft":
         teacher = model.build("target", len(tok.tokens))
@@ -98,44 +115,68 @@ def main():
         saved = torch.load(path)
         net.load_state_dict(saved["net"])
         adam.load_state_dict(saved["adam"])
-        muon.momentum, ema, step = saved["muon"], saved["ema"], saved["step"]
-        print("resumes at step", step, flush=True)
-    docs = data.held_out(tok, 60)
-    began, first, mean = time.time(), step, None
-    while step < steps:
-        length = 512 if step >= 0.85 * steps else 256
-        rate = min(1.0, (step + 1) / 30, (steps - step) / (0.4 * steps))
-        ids, targets, scale = data.batch(tok, SEED[name] + step, TOKENS[name] // length, length, long=length == 512)
-        logits = net(ids)
-        loss = loss_of(logits, targets, scale)
-        total = loss
-        if teacher:
-            with torch.no_grad():
-                opinion = F.log_softmax(teacher(ids), -1)
-            keep = targets != data.IGNORE
-            total = 0.2 * loss + (F.kl_div(F.log_softmax(logits, -1), opinion, reduction="none", log_target=True).sum(-1)
-                                  * scale)[keep].sum() / scale[keep].sum()
-        total.backward()
-        muon.step(RATE[name] * rate)
-        for group in adam.param_groups:
-            group["lr"] = 0.004 * rate
-        adam.step()
-        net.zero_grad()
-        step += 1
-        for k, v in net.state_dict().items():
-            ema[k].lerp_(v, 1 - min(EMA, step / (step + 10)))
-        mean = loss.item() if mean is None else mean + 0.05 * (loss.item() - mean)
-        if step % 10 == 0:
-            print("step %d loss %.4f  %.0f tokens/s" % (step, mean, (step - first) * TOKENS[name] / (time.time() - began)), flush=True)
-        if step % 50 == 0 or step == steps:
-            saved = {"net": net.state_dict(), "adam": adam.state_dict(), "muon": muon.momentum, "ema": ema, "step": step}
-            torch.save(saved, path + ".part")
-            os.replace(path + ".part", path)
-        if step % 250 == 0 or step == steps:
-            live = {k: v.clone() for k, v in net.state_dict().items()}
-            net.load_state_dict(ema)
-            print("step %d held-out loss %.4f" % (step, held_out_loss(net, docs)), flush=True)
-            net.load_state_dict(live)
+        ema, step = saved["ema"], saved["step"]
+        for m, old in zip(muon.momentum, saved["muon"]):
+            m.copy_(old)
+    net.share_memory()
+    params = list(net.parameters())
+    gradients = [[torch.zeros_like(p).share_memory_() for p in params] for _ in range(WORKERS)]
+    losses = torch.zeros(WORKERS).share_memory_()
+    context = multiprocessing.get_context("fork")
+    barrier = context.Barrier(WORKERS)
+    def work(rank):
+        nonlocal step
+        docs, mean, seen, began = data.held_out(tok, 60), None, 0, time.time()
+        if rank == 0:
+            print("%s: %d parameters, from step %d to %d" % (name, sum(p.numel() for p in params), step, steps), flush=True)
+        while step < steps:
+            rows, length, rich = shape(name, step, steps)
+            rate = min(1.0, (step + 1) / 30, (steps - step) / (0.4 * steps)) * (0.7 if rich else 1.0)
+            ids, targets, scale = data.batch(tok, SEED[name] + step, rows, length, length == 512, rich)
+            total = (scale * (targets != data.IGNORE)).sum()
+            ids, targets, scale = ids[rank::WORKERS], targets[rank::WORKERS], scale[rank::WORKERS]
+            logits = net(ids)
+            loss = loss_of(logits, targets, scale, total)
+            losses[rank] = loss.item()
+            if teacher:
+                with torch.no_grad():
+                    opinion = teacher(ids)
+                loss = 0.2 * loss + distance(logits, opinion, targets, scale, total)
+            loss.backward()
+            for p, g in zip(params, gradients[rank]):
+                g.copy_(p.grad)
+            barrier.wait()
+            for i, p in enumerate(params):
+                torch.add(gradients[0][i], gradients[1][i], out=p.grad)
+            muon.step(RATE[name] * rate, slice(rank, None, WORKERS))
+            if rank == 0:
+                for group in adam.param_groups:
+                    group["lr"] = 0.004 * rate
+                adam.step()
+            now = losses.sum().item()
+            barrier.wait()
+            net.zero_grad()
+            step += 1
+            seen += rows * length
+            if rank:
+                continue
+            for k, v in net.state_dict().items():
+                ema[k].lerp_(v, 1 - min(EMA, step / (step + 10)))
+            mean = now if mean is None else mean + 0.05 * (now - mean)
+            if step % 10 == 0:
+                print("step %d loss %.4f  %.0f tokens/s" % (step, mean, seen / (time.time() - began)), flush=True)
+            if step % 50 == 0 or step == steps:
+                saved = {"net": net.state_dict(), "adam": adam.state_dict(), "muon": muon.momentum, "ema": ema, "step": step}
+                torch.save(saved, path + ".part")
+                os.replace(path + ".part", path)
+            if step % 200 == 0 or step == steps:
+                judged = model.build(name, len(tok.tokens))
+                judged.load_state_dict(ema)
+                print("step %d held-out loss %.4f" % (step, held_out_loss(judged, docs)), flush=True)
+
+    for rank in range(1, WORKERS):
+        context.Process(target=work, args=(rank,), daemon=True).start()
+    work(0)
 
 
 if __name__ == "__main__":

@@ -35,9 +35,9 @@ def turns(document):
 class Lexicon:
     def __init__(self, documents=60000, seed=1):
         self.words, self.triples, self.asked = set(), set(), set()
-        writer = grammar.Writer(seed)
-        for _ in range(documents):
-            for role, text in turns(writer.document()):
+        plain, rich = grammar.Writer(seed), grammar.Writer(seed, rich=True)
+        for i in range(documents):
+            for role, text in turns((plain if i % 2 else rich).document()):
                 if role == "assistant":
                     self.words.update(words(text))
                     self.triples |= triples(text)

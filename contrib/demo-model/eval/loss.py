@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Held-out loss, in nats a token, of the shipped files and of n-gram models trained on the same text.
 
-    loss.py PROBE TARGET.gguf DRAFT.gguf [STEPS=1600]
+    loss.py PROBE TARGET.gguf DRAFT.gguf
 
 Held out: 300 documents of seed 777, each alone, BOS given. The n-grams (interpolated Kneser-Ney, discount 0.75,
-orders 2 to 6) are counted over what the target saw in STEPS steps of training."""
+orders 2 to 6) are counted over what the target saw in all its steps."""
 import collections
 import math
 import os
@@ -13,6 +13,7 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import data
+import train
 from tokenizer import Tokenizer
 
 HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -61,7 +62,7 @@ class KneserNey:
 
 def main():
     program, target, draft = sys.argv[1:4]
-    steps = int(sys.argv[4]) if len(sys.argv) > 4 else 1600
+    steps = train.STEPS["target"]
     tok = Tokenizer(os.path.join(HERE, "tokenizer.json"))
     docs = data.held_out(tok)
     lines = "".join(" ".join(map(str, d[:512])) + "\n" for d in docs)
@@ -72,8 +73,8 @@ def main():
         print("%-32s %.4f nats a token (perplexity %.3f)" % (os.path.basename(path), nats / count, math.exp(nats / count)), flush=True)
     grams, learnt = KneserNey(len(tok.tokens), ORDERS), 0
     for step in range(steps):
-        length = 512 if step >= 0.85 * steps else 256
-        for row in data.pack(data.documents(tok, 1_000_000 + step, length == 512), 4096 // length, length):
+        rows, length, rich = train.shape("target", step, steps)
+        for row in data.pack(data.documents(tok, train.SEED["target"] + step, length == 512, rich), rows, length):
             start = 0
             for i in range(1, len(row) + 1):
                 if i == len(row) or row[i] == 1:
