@@ -8,9 +8,11 @@
 
 #include <cmocka.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "proto/text.h"
 #include "tests/samples.h"
 
 /* A frame with memory of its own, of exactly its size, so that ASan sees a read past it. */
@@ -905,6 +907,63 @@ static void engine_rendered_and_progress_round_trip(void **state)
 	assert_int_equal(engine_progress_encode(&wire, &p), ERR_LIMIT);
 }
 
+/* --- the examples of doc/PROTOCOL.md ------------------------------------------------------------------------ */
+
+/* The bytes of the n-th indented block behind the heading: hexadecimal, with spaces for people. */
+static void read_example(FILE *doc, unsigned wanted, struct buf *out)
+{
+	char line[512], digits[512];
+	unsigned block = 0;
+	bool examples = false, inside = false;
+	rewind(doc);
+	while (fgets(line, sizeof(line), doc)) {
+		if (!strncmp(line, "## ", 3))
+			examples = strstr(line, "Examples") != NULL;
+		bool indented = examples && !strncmp(line, "    ", 4);
+		block += indented && !inside;
+		inside = indented;
+		if (!inside || block != wanted)
+			continue;
+		size_t n = 0;
+		for (const char *at = line; *at; at++)
+			if (*at != ' ' && *at != '\n')
+				digits[n++] = *at;
+		digits[n] = '\0';
+		uint8_t *bytes = buf_reserve(out, n / 2);
+		assert_non_null(bytes);
+		assert_int_equal(text_unhex(digits, bytes, n / 2), 0);
+		buf_grow(out, n / 2);
+	}
+}
+
+static void examples_of_the_protocol_s_page_are_what_the_code_makes(void **state)
+{
+	const char *top = getenv("ESSAIM_TOP");
+	char path[4096];
+	snprintf(path, sizeof(path), "%s/doc/PROTOCOL.md", top ? top : ".");
+	FILE *doc = fopen(path, "r");
+	if (!doc) {
+		print_message("%s is not there (set ESSAIM_TOP to the source tree)\n", path);
+		skip();
+	}
+	struct buf example;
+	buf_init(&example, FRAME_MAX);
+	read_example(doc, 1, &example);
+	sample_record(&wire, RECORD_APPROVAL);
+	assert_int_equal(example.length, wire.length);
+	assert_memory_equal(example.data, wire.data, wire.length);
+
+	buf_clear(&wire);
+	buf_clear(&example);
+	read_example(doc, 2, &example);
+	sample_message(&wire, 2);
+	assert_int_equal(example.length, wire.length);
+	assert_memory_equal(example.data, wire.data, wire.length);
+	buf_clear(&wire);
+	buf_release(&example);
+	fclose(doc);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -927,6 +986,7 @@ int main(void)
 		cmocka_unit_test(engine_loaded_and_open_round_trip),
 		cmocka_unit_test(engine_render_round_trips_and_keeps_its_limits),
 		cmocka_unit_test(engine_rendered_and_progress_round_trip),
+		cmocka_unit_test(examples_of_the_protocol_s_page_are_what_the_code_makes),
 	};
 	return cmocka_run_group_tests(tests, setup, teardown);
 }
