@@ -193,21 +193,14 @@ static int send_ticket(struct ring_session *s, size_t i)
 	return err;
 }
 
-void home_set_up(struct ring_session *s)
+static void open_stages(struct ring_session *s)
 {
 	const struct ring_plan *plan = &s->ask.plan;
 	s->state = SESSION_SETUP;
 	s->deadline = ring_ms(s->ring) + SETUP_MS;
 	s->renew_at = ring_now(s->ring) + TICKET_LIFE_S - RENEW_S;
-	s->sent = s->n_flight = 0;
-	s->sequence = s->valid_from = 0;
-	s->replaying = false;
-	memset(s->stages, 0, sizeof s->stages);
-	for (size_t i = 0; i < plan->n_stages; i++) {
-		s->stages[i].self = ring_is_self(s->ring, plan->stages[i].node);
-		if (!s->stages[i].self)
-			s->stages[i].node = home_node(s, plan->stages[i].node, true);
-	}
+	s->n_flight = 0;
+	s->sequence = 0;
 	for (size_t i = plan->n_stages; i-- > 0;) {
 		int err = s->stages[i].self ? open_own(s, i) : send_ticket(s, i);
 		if (err && s->stages[i].self)
@@ -218,6 +211,32 @@ void home_set_up(struct ring_session *s)
 			return;
 		s->stages[i].asked = true;
 	}
+}
+
+void home_set_up(struct ring_session *s)
+{
+	const struct ring_plan *plan = &s->ask.plan;
+	memset(s->stages, 0, sizeof s->stages);
+	for (size_t i = 0; i < plan->n_stages; i++) {
+		s->stages[i].self = ring_is_self(s->ring, plan->stages[i].node);
+		if (!s->stages[i].self)
+			s->stages[i].node = home_node(s, plan->stages[i].node, true);
+	}
+	s->sent = 0;
+	open_stages(s);
+}
+
+/* A new epoch, because blocks of the old one may still be under way and every stage counts them strictly. No CLOSE: an
+ * engine that opens a session it has, with a higher epoch, keeps the positions it holds. */
+void home_set_up_again(struct ring_session *s, size_t position)
+{
+	for (size_t i = 0; i < s->ask.plan.n_stages; i++) {
+		s->stages[i].ready = false;
+		s->stages[i].next_sequence = 0;
+	}
+	s->epoch++;
+	s->sent = position;
+	open_stages(s);
 }
 
 void home_close_stages(struct ring_session *s, int reason)
@@ -338,16 +357,12 @@ void home_on_rows(struct ring_session *s, const uint8_t from[KEY_BYTES], const s
 	struct home_stage *stage = &s->stages[at];
 	if (block->sequence < stage->next_sequence)
 		return;                  /* a duplicate */
-	bool asked = block->sequence == stage->next_sequence && are_rows(s, block);
-	if (asked && block->sequence >= s->valid_from) {
-		asked = false;
-		for (size_t i = 0; i < s->n_flight; i++) {
-			const struct flight *f = &s->flight[i];
-			asked |= f->sequence == block->sequence && f->position == block->position && f->count == block->count &&
-				 f->want == block->want;
-		}
+	bool asked = false;
+	for (size_t i = 0; i < s->n_flight && block->sequence == stage->next_sequence; i++) {
+		const struct flight *f = &s->flight[i];
+		asked |= f->sequence == block->sequence && f->position == block->position && f->count == block->count && f->want == block->want;
 	}
-	if (!asked) {
+	if (!asked || !are_rows(s, block)) {
 		home_trouble(s, at - 1, ERR_MALFORMED, "a stage sent rows that nobody asked for");
 		return;
 	}
@@ -386,16 +401,14 @@ static bool commit(struct ring_session *s, const struct token *token)
 void home_on_own_tokens(struct ring_session *s, const struct tokens_message *m)
 {
 	size_t last = s->ask.plan.n_stages - 1;
-	if (s->state != SESSION_RUNNING || s->trouble || m->epoch != s->epoch || m->sequence < s->valid_from || !s->n_flight ||
-	    m->sequence < s->flight[0].sequence)
+	if (s->state != SESSION_RUNNING || s->trouble || m->epoch != s->epoch)
 		return;
 	struct flight f = s->flight[0];
-	if (m->sequence != f.sequence || m->n_tokens != f.want || (f.want && m->position != f.position + f.count - f.want + 1)) {
+	if (!s->n_flight || m->sequence != f.sequence || m->n_tokens != f.want || (f.want && m->position != f.position + f.count - f.want + 1)) {
 		home_trouble_ends(s, ERR_ENGINE, "this node's engine answered nonsense");
 		return;
 	}
 	memmove(&s->flight[0], &s->flight[1], --s->n_flight * sizeof s->flight[0]);
-	s->replaying = false;
 	s->stages[last].rows += f.count;
 	s->stages[last].microseconds += m->microseconds;
 	s->ring->rows += f.count;
@@ -454,9 +467,7 @@ void home_tick(struct ring_session *s)
 			/* Nobody knows yet who is silent: the next set-up will show it. */
 			home_trouble(s, SIZE_MAX, ERR_UNREACHABLE, "the ring was silent for %d s or more", SILENCE_MS / 1000);
 		} else if (ring_now(s->ring) >= s->renew_at) {
-			home_close_stages(s, 0);
-			s->epoch++;
-			home_set_up(s);
+			home_set_up_again(s, s->n_flight ? s->flight[0].position : s->sent);
 		}
 		break;
 	case SESSION_CLOSING:

@@ -63,25 +63,18 @@ void home_on_peer_down(struct ring_session *s, const uint8_t node[KEY_BYTES])
 
 /* --- NEED_REPLAY ------------------------------------------------------------------------------------ */
 
-/* A stage lacks the positions before some block: everything from there is sent again, in the same epoch. Blocks that were under way
- * meet the same gap and say so too: such echoes ask for nothing new. */
+/* A stage lacks the positions before some block: everything from there is sent again. Blocks behind that one met the same gap, and
+ * the stages after it never saw it, so the numbering starts anew with a new epoch. */
 static void replay(struct ring_session *s, size_t stage, uint32_t position)
 {
-	if (s->state != SESSION_RUNNING || s->trouble || (s->replaying && position >= s->replay_from))
+	if (s->state != SESSION_RUNNING || s->trouble)
 		return;
-	if (position >= s->n_tokens)
-		position = (uint32_t)s->n_tokens - 1;
 	if (++s->replays > REPLAYS_MAX) {
 		home_trouble(s, stage, ERR_NEED_REPLAY, "a stage forgets positions again and again");
 		return;
 	}
 	log_debug("ring: stage %zu needs a replay from position %u", stage, position);
-	s->sent = position;
-	s->replay_from = position;
-	s->replaying = true;
-	s->valid_from = s->sequence;
-	s->n_flight = 0;
-	home_pump(s);
+	home_set_up_again(s, position < s->n_tokens ? position : s->n_tokens - 1);
 }
 
 /* --- FAULT ------------------------------------------------------------------------------------------ */

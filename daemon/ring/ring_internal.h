@@ -84,9 +84,6 @@ struct ring_session {
 	uint64_t began;              /* monotonic ms */
 	size_t sent;                 /* positions sent in this epoch */
 	uint64_t sequence;           /* of the next block */
-	uint64_t valid_from;         /* answers to blocks before this one are void (replay) */
-	uint32_t replay_from;
-	bool replaying;              /* nothing was answered since the replay began */
 	unsigned replays;
 	size_t n_flight;
 	struct flight flight[FLIGHT_MAX];
@@ -175,7 +172,8 @@ int ring_send_block(struct ring *ring, const uint8_t *node /* NULL: own engine *
 		    const struct rows_block *block);
 
 /* home.c */
-void home_set_up(struct ring_session *s);
+void home_set_up(struct ring_session *s);                       /* the plan as it stands; everything is sent from the first position on */
+void home_set_up_again(struct ring_session *s, size_t position);   /* the same stages, which keep what they hold; sent from position on */
 void home_close_stages(struct ring_session *s, int reason);
 void home_pump(struct ring_session *s);
 void home_finish(struct ring_session *s, int err, const char *finished, const char *detail);

@@ -194,7 +194,7 @@ static int open_transit(struct ring *ring, const struct ticket *ticket, struct t
 		err = ring_to_engine(ring, ticket->model, &frame);
 	buf_release(&frame);
 	if (err)
-		close_transit(ring, t, false, err);
+		close_transit(ring, t, true, err);
 	return err;
 }
 
@@ -211,10 +211,11 @@ void transit_on_ticket(struct ring *ring, const uint8_t from[KEY_BYTES], const s
 	struct tally *tally = find_tally(ring, ticket.session);
 	err = check_ticket(ring, from, &ticket, tally, detail, sizeof detail);
 	if (!err) {
-		/* A new epoch takes the place of the old one, whether or not its CLOSE came through. */
-		for (struct transit *t = ring->transits; t; t = t->next)
-			if (t->tally == tally && t->ticket.epoch < ticket.epoch)
-				close_transit(ring, t, true, ERR_STALE);
+		/* A new epoch takes the place of the old one. For the same layers the engine keeps what it holds: home may
+		 * want only the last positions again (NEED_REPLAY, or new tickets for a long answer). */
+		struct transit *old = transit_find(ring, ticket.session, ticket.stage);
+		if (old)
+			close_transit(ring, old, memcmp(&old->ticket.range, &ticket.range, sizeof ticket.range), ERR_STALE);
 		err = open_transit(ring, &ticket, tally);
 		if (err)
 			text_copy(detail, sizeof detail, "the engine here takes no session just now");
@@ -258,7 +259,8 @@ void transit_on_own_ready(struct ring *ring, struct transit *t)
 void transit_on_rows(struct ring *ring, struct transit *t, const uint8_t from[KEY_BYTES], const struct rows_block *block)
 {
 	const struct ticket *ticket = &t->ticket;
-	if (t->state != TRANSIT_READY || block->epoch != ticket->epoch || !key_equal(from, ticket->previous) || block->sequence < t->next_sequence)
+	if (t->state != TRANSIT_READY || block->epoch != ticket->epoch || ticket->epoch < t->tally->epoch ||
+	    !key_equal(from, ticket->previous) || block->sequence < t->next_sequence)
 		return;
 	if (block->sequence > t->next_sequence) {
 		fail(ring, t, ticket->stage - 1, ERR_MALFORMED, "a block of rows is missing");
