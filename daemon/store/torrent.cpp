@@ -20,6 +20,7 @@
 #include <cstdarg>
 #include <cstdio>
 #include <cstring>
+#include <deque>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -507,6 +508,9 @@ struct entry {
 	lt::torrent_handle handle;                        /* once added */
 	bool added = false, removed = false, complete = false;
 	bool changed_told = false;
+	unsigned deaf = 0;                                /* retries under way: errors from before them count no more */
+	bool stuck = false;                               /* as of the last status: stopped by an error */
+	struct torrent_event unheard = {};                /* the last error while deaf */
 	unsigned peers = 0;
 	std::vector<lt::download_priority_t> priorities;  /* as last wanted; empty for published files */
 	std::shared_ptr<published> origin;
@@ -520,6 +524,7 @@ struct torrent_session {
 	std::shared_ptr<gate> who = std::make_shared<gate>();
 	std::vector<lt::tcp::endpoint> peers;
 	uint16_t port = 0;
+	std::deque<uint32_t> markers;                         /* what each session_stats_alert to come stands for: an id, 0: drained */
 	unsigned polls = 0;
 	bool draining = false;
 };
@@ -777,6 +782,11 @@ extern "C" void torrent_session_retry(struct torrent_session *session, uint32_t 
 		if (!e->origin)
 			e->handle.unset_flags(lt::torrent_flags::upload_mode);
 		e->handle.resume();
+		/* Alerts come in order: what is told before this answer is from before the retry. */
+		e->deaf++;
+		e->handle.post_status(lt::torrent_handle::query_pieces);
+		session->markers.push_back(id);
+		session->session->post_session_stats();
 		dial(session, e);
 		return 0;
 	});
@@ -854,6 +864,7 @@ extern "C" void torrent_session_drain(struct torrent_session *session)
 			if (it.second->added && !it.second->removed)
 				it.second->handle.post_status(lt::torrent_handle::query_pieces);
 		}
+		session->markers.push_back(0);
 		session->session->post_session_stats();      /* answered after all of those */
 		return 0;
 	});
@@ -886,6 +897,7 @@ struct listener {
 		}
 		e->peers = static_cast<unsigned>(std::max(0, st.num_peers));
 		e->complete = st.is_finished;
+		e->stuck = !e->origin && (st.errc || (st.flags & lt::torrent_flags::upload_mode));
 		event.kind = TORRENT_STATUS;
 		event.id = e->id;
 		event.checking = st.state == lt::torrent_status::checking_files ||
@@ -898,7 +910,7 @@ struct listener {
 		tell(event);           /* st.errc comes as an alert of its own; here it may be from before a retry */
 	}
 
-	void stopped(const entry *e, const lt::error_code &ec, const char *path) const
+	void stopped(entry *e, const lt::error_code &ec, const char *path) const
 	{
 		struct torrent_event event = {};
 
@@ -906,7 +918,27 @@ struct listener {
 		event.id = e->id;
 		event.err = errno_of(ec);
 		say(event.why, sizeof event.why, "%s%s%s", path, *path ? ": " : "", ec.message().c_str());
-		tell(event);
+		e->unheard = event;
+		if (!e->deaf)
+			tell(event);
+	}
+
+	/* An answer to post_session_stats(): all before it has been told. */
+	void marker() const
+	{
+		struct torrent_event event = {};
+		uint32_t id = 0;
+
+		if (!session->markers.empty()) {
+			id = session->markers.front();
+			session->markers.pop_front();
+		}
+		if (id == 0) {
+			event.kind = TORRENT_DRAINED;
+			tell(event);
+		} else if (entry *e = find(session, id); e && --e->deaf == 0 && e->stuck) {
+			tell(e->unheard);      /* it happened again at once */
+		}
 	}
 
 	void added(const lt::add_torrent_alert *a) const
@@ -955,10 +987,7 @@ struct listener {
 			if (auto *e = removed->userdata.get<entry>())
 				gone(e);
 		} else if (lt::alert_cast<lt::session_stats_alert>(alert)) {
-			struct torrent_event event = {};
-
-			event.kind = TORRENT_DRAINED;
-			tell(event);
+			marker();
 		} else if (auto *t = dynamic_cast<lt::torrent_alert *>(alert)) {
 			auto *e = t->handle.is_valid() ? t->handle.userdata().get<entry>() : nullptr;
 
