@@ -112,7 +112,7 @@ static int send_request(int fd, const char *command, yyjson_mut_doc *args)
 
 int client_call(struct cli *cli, const char *command, yyjson_mut_doc *args, client_progress *progress, void *arg, yyjson_doc **out)
 {
-	int fd, status = open_socket(cli, &fd);
+	int fd = -1, status = open_socket(cli, &fd);
 	if (status) {
 		yyjson_mut_doc_free(args);
 		return status;

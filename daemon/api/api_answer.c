@@ -7,18 +7,32 @@
 #include "proto/err.h"
 #include "proto/text.h"
 
+/* Bytes of the UTF-8 character that begins at text (RFC 3629); 0 when none does. */
+static size_t character(const char *text, size_t n)
+{
+	unsigned char c = (unsigned char)text[0];
+	size_t length = c < 0x80 ? 1 : c >= 0xf0 ? 4 : c >= 0xe0 ? 3 : c >= 0xc2 ? 2 : 0;
+	return length && length <= n && (length == 1 || text_is_utf8(text, length)) ? length : 0;
+}
+
+/* A model may say bytes that are no text: each becomes U+FFFD, as a terminal would show it. */
 void api_json_string(struct buf *out, const char *text, size_t n)
 {
 	static const char hex[] = "0123456789abcdef";
 	size_t from = 0;
 	buf_append(out, "\"", 1);
-	for (size_t i = 0; i < n; i++) {
+	for (size_t i = 0; i < n;) {
 		unsigned char c = (unsigned char)text[i];
-		if (c >= 0x20 && c != '"' && c != '\\')
+		size_t length = character(text + i, n - i);
+		if (length && c >= 0x20 && c != '"' && c != '\\') {
+			i += length;
 			continue;
+		}
 		buf_append(out, text + from, i - from);
-		from = i + 1;
-		if (c == '"' || c == '\\') {
+		from = ++i;
+		if (!length) {
+			buf_append(out, "\xef\xbf\xbd", 3);
+		} else if (c == '"' || c == '\\') {
 			char escaped[2] = {'\\', (char)c};
 			buf_append(out, escaped, 2);
 		} else if (c == '\n') {

@@ -1,0 +1,141 @@
+"""Real nodes on this machine, driven as anyone would: by the command line and HTTP. For the demonstration, the tests and the benches.
+Python's standard library only.
+"""
+import http.client
+import json
+import os
+import signal
+import subprocess
+import time
+
+DEADLINE_S = 120
+
+
+class Failed(Exception):
+    pass
+
+
+class Node:
+    """One essaimd with its home under folder. settings: {"section.key": value}; ports are any free ones, on loopback."""
+
+    def __init__(self, name, folder, memory, settings):
+        self.name, self.home = name, os.path.join(folder, name.lower())
+        self.log_path = self.home + ".log"
+        self.process = None
+        every = {"link.listen": "127.0.0.1", "link.port": 0, "http.port": 0, "torrent.listen": "127.0.0.1", "torrent.port": 0}
+        options = []
+        for key, value in {**every, **settings}.items():
+            options += ["--set", "%s=%s" % (key, value)]
+        self.essaim("init", "--association", name, "--name", name, "--memory", str(memory), *options)
+
+    def essaim(self, *args, ok=True):
+        """Runs one command with --json and returns its object."""
+        done = subprocess.run(["essaim", "--home", self.home, "--json", *args], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+        lines = done.stdout.decode("utf-8", "replace").strip().splitlines()
+        answer = json.loads(lines[-1]) if lines else {}
+        if ok and done.returncode:
+            error = answer.get("error", {})
+            raise Failed("%s: essaim %s: %s%s" % (self.name, args[0], error.get("message", "failed"),
+                                                 "\n  -> " + error["remedy"] if error.get("remedy") else ""))
+        return answer
+
+    def start(self):
+        log = open(self.log_path, "ab")
+        self.process = subprocess.Popen(["essaimd", "--home", self.home], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        log.close()
+
+    def wait_until_up(self):
+        def up():
+            if self.process.poll() is not None:
+                with open(self.log_path, errors="replace") as log:
+                    raise Failed("%s did not start:\n%s" % (self.name, log.read()[-2000:]))
+            return "node" in self.essaim("status", ok=False)
+        wait_for("%s to start" % self.name, up, 30)
+
+    def set_memory(self, size):
+        """Writes [share] memory and has the daemon read it again, as an administrator would."""
+        path = os.path.join(self.home, "essaim.conf")
+        with open(path) as f:
+            lines = f.read().splitlines()
+        lines = ["memory = %d" % size if line.startswith("memory =") else line for line in lines]
+        with open(path, "w") as f:
+            f.write("\n".join(lines) + "\n")
+        self.process.send_signal(signal.SIGHUP)
+
+    def model(self, name):
+        for model in self.essaim("model", "list")["models"]:
+            if model["name"] == name:
+                return model
+        return None
+
+    def ask(self, model, question, chat, max_tokens, on_text=lambda text: None, **more):
+        """One streamed question through the OpenAI endpoint -> (answer, tokens, disclosure)."""
+        body = {"model": model, "temperature": 0, "max_tokens": max_tokens, "stream": True, "stream_options": {"include_usage": True}, **more}
+        body.update({"messages": [{"role": "user", "content": question}]} if chat else {"prompt": question})
+        connection = self.http()
+        connection.request("POST", "/v1/chat/completions" if chat else "/v1/completions", json.dumps(body),
+                           {"Authorization": "Bearer " + self.api_key(), "Content-Type": "application/json"})
+        response = connection.getresponse()
+        if response.status != 200:
+            raise Failed("%s answered %d: %s" % (self.name, response.status, response.read().decode("utf-8", "replace")))
+        answer, tokens, disclosure = "", 0, {}
+        for line in response:
+            if not line.startswith(b"data: ") or line.startswith(b"data: [DONE]"):
+                continue
+            event = json.loads(line[6:])
+            if "error" in event:
+                raise Failed("the answer broke off: %s" % event["error"]["message"])
+            disclosure = event.get("essaim", disclosure)
+            if event.get("usage"):
+                tokens = event["usage"]["completion_tokens"]
+            for choice in event["choices"]:
+                text = choice["delta"].get("content", "") if chat else choice["text"]
+                answer += text
+                on_text(text)
+        connection.close()
+        return answer, tokens, disclosure
+
+    def http(self):
+        port = self.essaim("status")["ports"]["http"]
+        return http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE_S)
+
+    def api_key(self):
+        with open(os.path.join(self.home, "keys", "api.key")) as f:
+            return f.read().strip()
+
+    def stop(self):
+        if self.process and self.process.poll() is None:
+            self.process.terminate()
+
+    def reap(self):
+        if not self.process:
+            return
+        try:
+            self.process.wait(15)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def partners(abeille, bourdon, colibri):
+    """Bourdon and Colibri join Abeille by invitation; Abeille and Bourdon let Colibri use their nodes; all hold links."""
+    for guest in (bourdon, colibri):
+        guest.essaim("join", abeille.essaim("invite", "--partner")["url"])
+        guest.essaim("agreement", "accept", abeille.name)
+    wait_for("%s to hear of %s" % (bourdon.name, colibri.name),
+             lambda: not bourdon.essaim("agreement", "offer", colibri.name, ok=False).get("error"))
+    wait_for("%s to hear %s's offer" % (colibri.name, bourdon.name),
+             lambda: not colibri.essaim("agreement", "accept", bourdon.name, ok=False).get("error"))
+    for node in (abeille, bourdon, colibri):
+        wait_for("%s to reach the others" % node.name, lambda: sum(p["up"] for p in node.essaim("peers")["peers"]) == 2)
+
+
+def wait_for(what, condition, seconds=DEADLINE_S):
+    end = time.monotonic() + seconds
+    while True:
+        found = condition()
+        if found:
+            return found
+        if time.monotonic() > end:
+            raise Failed("waited %d s for %s" % (seconds, what))
+        time.sleep(0.1)
