@@ -1,0 +1,229 @@
+#!/usr/bin/env python3
+"""Three real essaimd on loopback: the main job, and what may go wrong with it.
+
+    Colibri (home) ──> Abeille ──> Bourdon ──> Colibri          A publishes; B and C fetch their layers by BitTorrent;
+                                                                A and B let C use their nodes
+"""
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+TOP = os.environ.get("ESSAIM_TOP", os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.join(TOP, "contrib"))
+from nodes import Failed, Node, partners, wait_for  # noqa: E402
+
+PROMPT = "Once upon a time"
+TOKENS = 24
+LAYERS = 12
+
+
+def ready(node, name):
+    model = node.model(name)
+    return model and model["state"] == "ready"
+
+
+def reachable(node, name):
+    return node.essaim("ring", name, ok=False).get("possible")
+
+
+class Mesh(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = tempfile.TemporaryDirectory(prefix="essaim-test.")
+        cls.nodes = []
+        cls.file = os.path.join(cls.folder.name, "tiny.gguf")
+        subprocess.run([sys.executable, os.path.join(TOP, "tests/tools/make_model.py"), cls.file, "--layers", str(LAYERS), "--embd", "256", "--ffn",
+                        "512", "--heads", "4", "--kv-heads", "2", "--vocab", "512", "--name", "tiny"], check=True)
+        settings = {"share.counts": "weights", "share.context": 512, "share.sessions": 2, "log.level": "debug"}
+        cls.whole = Node("Entier", cls.folder.name, "1G", settings)
+        cls.abeille = Node("Abeille", cls.folder.name, 1, {**settings, "share.home": "no"})
+        cls.bourdon = Node("Bourdon", cls.folder.name, 1, {**settings, "share.home": "no"})
+        cls.colibri = Node("Colibri", cls.folder.name, 1, settings)
+        cls.nodes = [cls.whole, cls.abeille, cls.bourdon, cls.colibri]
+        for node in cls.nodes:
+            node.start()
+        for node in cls.nodes:
+            node.wait_until_up()
+        cls.whole.essaim("model", "add", cls.file)
+        partners(cls.abeille, cls.bourdon, cls.colibri)
+        added = cls.abeille.essaim("model", "add", cls.file)["model"]
+        cls.bytes = added["bytes"]
+        part = added["parts"]
+        every = part["header"] + part["shared"]
+        cls.abeille.set_memory(every + 5 * part["layer"] + part["layer"] // 2)
+        cls.bourdon.set_memory(every + 5 * part["layer"] + part["layer"] // 2)
+        cls.colibri.set_memory(2 * (every + part["layer"]) + part["embedding"] + part["output"] + part["layer"] // 2)
+        for node in (cls.bourdon, cls.colibri):
+            wait_for("%s to hear of the model" % node.name, lambda: node.model("tiny"))
+            node.essaim("model", "pull", "tiny")
+        wait_for("the ring", lambda: reachable(cls.colibri, "tiny"))
+        wait_for("the whole", lambda: ready(cls.whole, "tiny"))
+        cls.expected = cls.whole.ask("tiny", PROMPT, False, TOKENS, ignore_eos=True)[0]
+
+    @classmethod
+    def tearDownClass(cls):
+        for node in cls.nodes:
+            node.stop()
+        for node in cls.nodes:
+            node.reap()
+        if os.environ.get("ESSAIM_KEEP_LOGS"):
+            for node in cls.nodes:
+                with open(node.log_path, errors="replace") as log:
+                    sys.stderr.write("--- %s\n%s\n" % (node.name, log.read()))
+        cls.folder.cleanup()
+
+    def ask(self, tokens=TOKENS, **more):
+        return self.colibri.ask("tiny", PROMPT, False, tokens, ignore_eos=True, **more)
+
+    def heal(self):
+        wait_for("the ring to be whole again", lambda: reachable(self.colibri, "tiny"), 60)
+
+    def test_ring_answers_as_the_whole_model_does(self):
+        answer, tokens, disclosure = self.ask()
+        self.assertEqual(answer, self.expected)
+        self.assertEqual(tokens, TOKENS)
+        stages = disclosure["stages"]
+        self.assertEqual(stages[0]["node"], "Colibri")
+        self.assertEqual(stages[-1]["node"], "Colibri")
+        self.assertEqual({s["node"] for s in stages}, {"Abeille", "Bourdon", "Colibri"})
+        self.assertEqual({s["node"] for s in stages if s["saw"] == "text"}, {"Colibri"})
+        self.assertEqual([s["layers"][0] for s in stages[1:]], [s["layers"][1] for s in stages[:-1]])
+
+    def test_each_guest_holds_under_60_percent_of_the_model(self):
+        for node in (self.bourdon, self.colibri):
+            model = node.model("tiny")
+            self.assertLess(model["bytes_on_disk"], 0.6 * self.bytes, node.name)
+            self.assertFalse(model["complete"])
+            blocks = 0
+            for folder, _, files in os.walk(os.path.join(node.home, "models")):
+                blocks += sum(os.stat(os.path.join(folder, f)).st_blocks * 512 for f in files if f.endswith(".gguf"))
+            self.assertGreater(blocks, 0)
+            self.assertLess(blocks, 0.65 * self.bytes, "%s's file is sparse" % node.name)
+
+    def test_official_client_streams_and_does_not(self):
+        try:
+            import openai
+        except ImportError:
+            self.skipTest("python3-openai is not installed")
+        port = self.colibri.essaim("status")["ports"]["http"]
+        client = openai.OpenAI(base_url="http://127.0.0.1:%d/v1" % port, api_key=self.colibri.api_key(), max_retries=0)
+        self.assertIn("tiny", [m.id for m in client.models.list()])
+        done = client.completions.create(model="tiny", prompt=PROMPT, max_tokens=TOKENS, temperature=0, extra_body={"ignore_eos": True})
+        self.assertEqual(done.choices[0].text, self.expected)
+        self.assertEqual(done.choices[0].finish_reason, "length")
+        self.assertEqual(done.usage.completion_tokens, TOKENS)
+        chunks = client.completions.create(model="tiny", prompt=PROMPT, max_tokens=TOKENS, temperature=0, stream=True,
+                                           extra_body={"ignore_eos": True})
+        self.assertEqual("".join(c.choices[0].text for c in chunks if c.choices), self.expected)
+        with self.assertRaises(openai.NotFoundError):
+            client.completions.create(model="nothing", prompt="x")
+        with self.assertRaises(openai.AuthenticationError):
+            openai.OpenAI(base_url=client.base_url, api_key="wrong", max_retries=0).models.list()
+        with self.assertRaises(openai.BadRequestError):
+            client.completions.create(model="tiny", prompt="x", max_tokens=-1)
+        with self.assertRaises(openai.BadRequestError):
+            client.completions.create(model="tiny", prompt="x " * 2000)
+
+    def test_same_seed_gives_the_same_answer(self):
+        first = self.ask(temperature=0.9, seed=7)[0]
+        self.assertEqual(self.ask(temperature=0.9, seed=7)[0], first)
+        self.assertNotEqual(self.ask(temperature=0.9, seed=8)[0], first)
+
+    def test_engine_killed_in_mid_answer_costs_a_pause_not_the_answer(self):
+        killed = []
+
+        def on_text(text):
+            if not killed:
+                killed.append(self.bourdon.model("tiny")["engine"]["pid"])
+                os.kill(killed[0], signal.SIGKILL)
+
+        answer, tokens, _ = self.colibri.ask("tiny", PROMPT, False, 200, on_text, ignore_eos=True)
+        self.assertTrue(killed)
+        self.assertTrue(answer.startswith(self.expected[:len(self.expected) - 4]))
+        self.assertEqual(tokens, 200)
+        self.heal()
+        self.assertEqual(self.ask()[0], self.expected)
+
+    def test_own_engine_killed_leaves_the_daemon_answering(self):
+        os.kill(self.colibri.model("tiny")["engine"]["pid"], signal.SIGKILL)
+        self.heal()
+        self.assertEqual(self.ask()[0], self.expected)
+
+    def test_client_that_leaves_ends_its_session(self):
+        connection = self.colibri.http()
+        connection.request("POST", "/v1/completions",
+                           json.dumps({"model": "tiny", "prompt": PROMPT, "max_tokens": 400, "temperature": 0, "stream": True, "ignore_eos": True}),
+                           {"Authorization": "Bearer " + self.colibri.api_key(), "Content-Type": "application/json"})
+        response = connection.getresponse()
+        response.readline()
+        response.close()
+        connection.close()
+        wait_for("the session to end everywhere", lambda: not any(
+            n.essaim("status")["sessions"]["home"] + n.essaim("status")["sessions"]["serving"] for n in (self.abeille, self.bourdon, self.colibri)), 20)
+        self.assertEqual(self.ask()[0], self.expected)
+
+    def test_node_restarted_rejoins_by_itself_and_serves_again(self):
+        self.bourdon.stop()
+        self.bourdon.reap()
+        wait_for("the ring to be open", lambda: not reachable(self.colibri, "tiny"), 60)
+        with self.assertRaises(Failed):
+            self.ask()
+        self.bourdon.start()
+        self.bourdon.wait_until_up()
+        self.heal()
+        self.assertEqual(self.ask()[0], self.expected)
+
+    def test_node_killed_outright_keeps_its_pieces(self):
+        before = self.bourdon.model("tiny")["bytes_on_disk"]
+        self.bourdon.process.kill()
+        self.bourdon.reap()
+        self.bourdon.start()
+        self.bourdon.wait_until_up()
+        wait_for("its layers", lambda: ready(self.bourdon, "tiny"), 60)
+        self.assertEqual(self.bourdon.model("tiny")["bytes_on_disk"], before)
+        self.heal()
+        self.assertEqual(self.ask()[0], self.expected)
+
+    def test_second_daemon_on_one_home_is_refused(self):
+        done = subprocess.run(["essaimd", "--home", self.colibri.home], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=30)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn(b"another essaimd runs", done.stdout)
+
+    def test_stranger_gets_nothing(self):
+        stranger = Node("Frelon", self.folder.name, "1G", {"share.counts": "weights"})
+        self.nodes.append(stranger)
+        stranger.start()
+        stranger.wait_until_up()
+        used = self.abeille.essaim("invite", "--partner")["url"]
+        with self.assertRaises(Failed):
+            stranger.essaim("join", used[:-8])
+        self.assertEqual(stranger.essaim("peers")["peers"], [])
+        self.assertEqual(stranger.essaim("model", "list")["models"], [])
+        stranger.stop()
+
+    def test_zz_revocation_in_mid_answer_ends_it(self):
+        revoked = []
+
+        def on_text(text):
+            if not revoked:
+                revoked.append(time.monotonic())
+                self.bourdon.essaim("agreement", "revoke", "Colibri")
+
+        with self.assertRaises(Failed):
+            self.colibri.ask("tiny", PROMPT, False, 450, on_text, ignore_eos=True)
+        self.assertTrue(revoked)
+        wait_for("the ring to be refused", lambda: not reachable(self.colibri, "tiny"), 20)
+        self.bourdon.essaim("agreement", "offer", "Colibri")
+        wait_for("the new offer", lambda: not self.colibri.essaim("agreement", "accept", "Bourdon", ok=False).get("error"))
+        self.heal()
+        self.assertEqual(self.ask()[0], self.expected)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
