@@ -1,8 +1,6 @@
 /* err.c: names and sentences for every error number.
  *
  * SPDX-License-Identifier: AGPL-3.0-or-later */
-#ifndef _GNU_SOURCE
-#endif
 #include "proto/err.h"
 
 #include <errno.h>

@@ -4,8 +4,6 @@
  * peer can forge a line, a priority or a terminal's escape sequence.
  *
  * SPDX-License-Identifier: AGPL-3.0-or-later */
-#ifndef _GNU_SOURCE
-#endif
 #include "proto/log.h"
 
 #include <errno.h>

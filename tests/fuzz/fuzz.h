@@ -8,12 +8,19 @@
 #ifndef TESTS_FUZZ_FUZZ_H
 #define TESTS_FUZZ_FUZZ_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "proto/buf.h"
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
+
+/* Optional: appends the i-th honest example, made by the encoders of today, so that a schema that grows does not leave
+ * the seeds behind; false when there are no more. */
+bool fuzz_seed(size_t i, struct buf *out) __attribute__((weak));
 
 /* Like assert(), but never compiled away, and an abort() that every fuzzer sees. */
 #define must(condition)                                                                    \

@@ -1,16 +1,17 @@
 /* replay.c: runs a fuzz target over its committed seeds without a fuzzer, for `make check`.
  *
- *   replay_NAME [FILE or FOLDER]...     default: $ESSAIM_TOP/tests/fuzz/corpus/NAME
+ *   replay_NAME [FILE or FOLDER]...     default: $ESSAIM_TOP/tests/fuzz/corpus/NAME, and fuzz_seed()'s examples
+ *   replay_NAME --write FOLDER          writes those examples, for a fuzzer to start from
  *
  * Besides each seed as it is: the seed cut at every length and with every byte changed in a few ways, so that
- * also a machine without libFuzzer searches around what is known. An empty corpus is a failure.
+ * also a machine without libFuzzer searches around what is known. No seeds at all is a failure.
  *
  * SPDX-License-Identifier: AGPL-3.0-or-later */
 #include <dirent.h>
 #include <errno.h>
-#include <stdbool.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "tests/fuzz/fuzz.h"
 
@@ -93,8 +94,38 @@ static bool replay(const char *path)
 	return good;
 }
 
+/* To a file of the folder, or, without one, to the target. */
+static bool run_examples(const char *folder)
+{
+	bool good = true;
+	struct buf out;
+	buf_init(&out, SEED_MAX);
+	for (size_t i = 0; fuzz_seed && fuzz_seed(i, &out); i++) {
+		if (folder) {
+			char path[4096];
+			snprintf(path, sizeof(path), "%s/example-%zu", folder, i);
+			FILE *file = fopen(path, "wb");
+			bool written = file && fwrite(out.data, 1, out.length, file) == out.length;
+			if (file && fclose(file))
+				written = false;
+			if (!written)
+				fprintf(stderr, "%s: %s\n", path, strerror(errno));
+			good &= written;
+		} else {
+			seeds++;
+			run_around(out.data, out.length);
+		}
+		buf_clear(&out);
+	}
+	buf_release(&out);
+	return good;
+}
+
 int main(int argc, char **argv)
 {
+	if (argc == 3 && !strcmp(argv[1], "--write"))
+		return run_examples(argv[2]) ? 0 : 1;
+
 	bool good = true;
 	for (int i = 1; i < argc; i++)
 		good &= replay(argv[i]);
@@ -102,7 +133,8 @@ int main(int argc, char **argv)
 		const char *top = getenv("ESSAIM_TOP");
 		char path[4096];
 		snprintf(path, sizeof(path), "%s/tests/fuzz/corpus/" FUZZ_NAME, top ? top : ".");
-		good = replay(path);
+		bool has_corpus = access(path, F_OK) == 0 || !fuzz_seed;
+		good = (!has_corpus || replay(path)) && run_examples(NULL);
 	}
 	printf("%s: %u seeds, %u inputs\n", FUZZ_NAME, seeds, runs);
 	if (!seeds)

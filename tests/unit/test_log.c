@@ -2,9 +2,6 @@
  * write" can be seen.
  *
  * SPDX-License-Identifier: AGPL-3.0-or-later */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
