@@ -279,7 +279,8 @@ void command_model_add(void *arg, struct control_request *r, yyjson_val *args)
 		control_fail(r, ERR_MALFORMED, NULL, "'%s' is no name: 1 to 63 characters, without / or @", name);
 		return;
 	}
-	if (trust_admits(d->trust, d->keys.node, daemon_now(d))) {
+	uint8_t association[KEY_BYTES];
+	if (trust_association_of(d->trust, d->keys.node, daemon_now(d), association)) {
 		control_fail(r, ERR_DENIED, "join an association first", "this node is not on a roster: nobody would believe its manifest");
 		return;
 	}

@@ -86,7 +86,8 @@ static void warnings_into(struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val 
 			 (unsigned long long)((steward->expires - now) / 86400));
 		warn(doc, array, text, "bring the root key back and renew it: essaim steward renew");
 	}
-	if (trust_admits(d->trust, d->keys.node, now))
+	uint8_t association[KEY_BYTES];
+	if (trust_association_of(d->trust, d->keys.node, now, association))
 		warn(doc, array, "this node is not on its association's roster: other nodes will not speak to it",
 		     "join with an invitation: on a node of the association run essaim invite --node, here essaim join URL");
 	if (d->keys.has_root)
