@@ -229,11 +229,11 @@ def is_question(text, lang):
 
 
 class Writer:
-    """Documents from one seed; rich: with the second part's ways to ask, and fewer stories."""
+    """Documents from one seed; rich: with the second part's ways to ask, and fewer stories; brief: mostly one question."""
 
-    def __init__(self, seed, rich=False):
+    def __init__(self, seed, rich=False, brief=False):
         self.rng = random.Random(seed)
-        self.rich = rich
+        self.rich, self.brief = rich, brief
 
     def rich_question(self, lang, topic):
         rng, more = self.rng, MORE_TOPICS[lang][topic]
@@ -365,11 +365,11 @@ class Writer:
         r = rng.random()
         if r < (0.02 if self.rich else 0.06):
             return self.story(lang) + END
-        if r < (0.10 if self.rich else 0.24):
+        if r < (0.05 if self.brief else 0.10 if self.rich else 0.24):
             turns = [self.story_turn(lang)]
             if rng.random() < 0.2:
                 turns += self.turns(lang, 1)
-        elif r < (0.5 if long else 0.75):
+        elif r < (0.5 if long else 0.92 if self.brief else 0.75):
             turns = self.turns(lang, 1)
         else:
             turns = self.turns(lang, rng.randint(2, 8 if long else 4))

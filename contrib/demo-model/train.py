@@ -5,7 +5,8 @@
 Resumes from BUILD/NAME.ckpt, which is written every 50 steps. Step s always sees the same text, so that an
 interrupted run ends as an uninterrupted one does. The rate is constant, then falls to nothing over the last 40 %;
 the last tenth of the steps has rows of the whole context (512), before that of 256. The first part learns from the plain
-grammar in steps of 4,096 tokens, the second from the grammar with varied questions in steps of 2,048.
+grammar in steps of 4,096 tokens, the second from the grammar with varied questions in steps of 2,048, the third hears
+mostly the beginnings of answers, which weigh more: what an answer is about is decided there.
 Hidden matrices follow Muon (K. Jordan, 2024: momentum made orthogonal by a Newton-Schulz iteration), the rest AdamW.
 """
 import argparse
@@ -22,8 +23,8 @@ from tokenizer import Tokenizer
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 SEED = {"target": 1_000_000, "draft": 2_000_000}
-STEPS = {"target": 1200, "draft": 1500}
-RICH = {"target": 350, "draft": 0}                          # from this step on the questions are varied (variety.py)
+STEPS = {"target": 850, "draft": 1500}
+PARTS = {"target": (350, 450), "draft": (0, 0)}             # the steps where the second and the third part begin
 RATE = {"target": 0.02, "draft": 0.02}
 EMA = 0.99
 WORKERS = 2                                                 # processes; each takes half of the rows
@@ -57,10 +58,10 @@ class Muon:
 
 
 def shape(name, step, steps):
-    """-> rows and their length in this step, and whether the questions are varied."""
-    rich = step >= RICH[name]
+    """-> rows and their length in this step, and the part of training (data.py)."""
+    part = sum(step >= begins for begins in PARTS[name])
     length = 512 if step >= 0.9 * steps else 256
-    return (2048 if rich else 4096) // length, length, rich
+    return (2048 if part else 4096) // length, length, part
 
 
 def loss_of(logits, targets, scale, total):
@@ -130,9 +131,9 @@ def main():
         if rank == 0:
             print("%s: %d parameters, from step %d to %d" % (name, sum(p.numel() for p in params), step, steps), flush=True)
         while step < steps:
-            rows, length, rich = shape(name, step, steps)
-            rate = min(1.0, (step + 1) / 30, (steps - step) / (0.4 * steps)) * (0.7 if rich else 1.0)
-            ids, targets, scale = data.batch(tok, SEED[name] + step, rows, length, length == 512, rich)
+            rows, length, part = shape(name, step, steps)
+            rate = min(1.0, (step + 1) / 30, (steps - step) / (0.4 * steps)) * (0.7 if part else 1.0)
+            ids, targets, scale = data.batch(tok, SEED[name] + step, rows, length, length == 512, part)
             total = (scale * (targets != data.IGNORE)).sum()
             ids, targets, scale = ids[rank::WORKERS], targets[rank::WORKERS], scale[rank::WORKERS]
             logits = net(ids)

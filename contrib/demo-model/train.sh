@@ -5,14 +5,13 @@
 #
 # Run it in a Debian testing root (contrib/quickstart's, for one) where packages.txt is installed; BUILD (default:
 # build/ beside this script) keeps the checkpoints. The same seed and the same processor give the same files.
-# THREADS sets the number of threads (default 2).
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 build=${1:-$here/build}
 mkdir -p "$build"
-export OMP_NUM_THREADS="${THREADS:-2}" PYTHONDONTWRITEBYTECODE=1
+export OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=1
 
-# PyTorch calls whatever libblas.so.3 is; only the OpenMP build of OpenBLAS shares its threads.
+# PyTorch calls whatever libblas.so.3 is: take OpenBLAS, in the build that obeys OMP_NUM_THREADS.
 if [ "$(id -u)" = 0 ]; then
 	arch=$(gcc -print-multiarch 2>/dev/null || echo x86_64-linux-gnu)
 	for lib in libblas.so.3 liblapack.so.3 libopenblas.so.0; do
