@@ -2,6 +2,7 @@
  *
  *   SETUP     tickets and ENGINE_OPENs are out, from the tail to the head; every stage must say READY
  *   RUNNING   blocks of tokens enter stage 0, TOKENS come back from the last stage, in order
+ *   WAITING   a stage was lost and nobody has its layers yet (lost.c)
  *   CLOSING   answered; the stages were told; shortly waiting for what they counted
  *   ENDED     on_end was called; receipts may still come
  *
@@ -387,6 +388,8 @@ static bool commit(struct ring_session *s, const struct token *token)
 		return false;
 	}
 	s->generated++;
+	s->lost = s->barren = 0;
+	s->lost_since = 0;
 	s->ring->tokens++;
 	bool more = s->ask.on_token(s->ask.arg, token);
 	if (s->state != SESSION_RUNNING)
@@ -469,6 +472,10 @@ void home_tick(struct ring_session *s)
 		} else if (ring_now(s->ring) >= s->renew_at) {
 			home_set_up_again(s, s->n_flight ? s->flight[0].position : s->sent);
 		}
+		break;
+	case SESSION_WAITING:
+		if (ms >= s->deadline)
+			home_try_again(s);
 		break;
 	case SESSION_CLOSING:
 		if (ms >= s->deadline)

@@ -117,40 +117,64 @@ void home_on_fault(struct ring_session *s, const uint8_t *from, const struct fau
 
 /* --- a new plan ------------------------------------------------------------------------------------- */
 
-void home_settle(struct ring_session *s)
+/* Denials and full houses do not go away by waiting a few seconds. */
+static bool may_pass(int code)
 {
-	int code = s->trouble_code;
-	bool ends = s->trouble_ends;
+	return code != ERR_DENIED && code != ERR_BUSY && code != ERR_BUDGET && code != ERR_VERSION && code != ERR_EXPIRED;
+}
+
+/* Asks for a new plan, and goes on with it; without one waits, as long as there is hope and patience. */
+void home_try_again(struct ring_session *s)
+{
+	uint64_t ms = ring_ms(s->ring);
 	char detail[sizeof s->detail];
-	text_copy(detail, sizeof detail, s->trouble_detail);
-	s->trouble = s->trouble_ends = false;
-	home_close_stages(s, code);
-	if (ends || !s->ask.on_lost) {
-		home_finish(s, code, NULL, detail);
-		return;
-	}
-	if (s->lost == LOST_MAX) {
-		snprintf(detail, sizeof detail, "%s; the ring was set up anew %d times already", s->trouble_detail, LOST_MAX);
-		home_finish(s, code, NULL, detail);
-		return;
-	}
-	s->lost++;
 	struct ring_plan plan = {0};
 	int err = s->ask.on_lost(s->ask.arg, (const uint8_t (*)[KEY_BYTES])s->failed, s->n_failed, &plan);
-	if (s->state != SESSION_SETUP && s->state != SESSION_RUNNING)
+	if (s->state != SESSION_SETUP && s->state != SESSION_RUNNING && s->state != SESSION_WAITING)
 		return;                  /* cancelled from inside */
 	if (!err)
 		err = home_check_plan(s->ring, &plan);
 	if (!err && (plan.n_layer != s->ask.plan.n_layer || !key_equal(plan.model, s->ask.plan.model)))
 		err = -EINVAL;
-	if (err) {
+	if (!err) {
+		log_info("ring: a stage was lost (%s); set up anew", s->trouble_detail);
+		s->lost++;
+		s->ask.plan = plan;
+		s->epoch++;
+		home_set_up(s);
+	} else if (may_pass(s->trouble_code) && ms < s->lost_since + PATIENCE_MS) {
+		s->state = SESSION_WAITING;
+		s->deadline = ms + AGAIN_MS;
+	} else {
 		/* What the stage said tells more than that no other can take its place. */
 		snprintf(detail, sizeof detail, "%s; no other node can take over", s->trouble_detail);
-		home_finish(s, code, NULL, detail);
-		return;
+		home_finish(s, s->trouble_code, NULL, detail);
 	}
-	log_info("ring: a stage was lost (%s); set up anew", s->trouble_detail);
-	s->ask.plan = plan;
-	s->epoch++;
-	home_set_up(s);
+}
+
+void home_settle(struct ring_session *s)
+{
+	uint64_t ms = ring_ms(s->ring);
+	char detail[sizeof s->detail];
+	bool ends = s->trouble_ends, setup = s->state == SESSION_SETUP;
+	s->trouble = s->trouble_ends = false;
+	home_close_stages(s, s->trouble_code);
+	if (!s->lost_since)
+		s->lost_since = ms;
+	if (ends || !s->ask.on_lost) {
+		text_copy(detail, sizeof detail, s->trouble_detail);
+		home_finish(s, s->trouble_code, NULL, detail);
+	} else if (!setup && s->lost && ++s->barren == BARREN_MAX) {
+		/* Perhaps this very question is what kills the engines: it must not go on until models are quarantined. */
+		snprintf(detail, sizeof detail, "%s; it happened %u times at the same place", s->trouble_detail, s->barren + 1);
+		home_finish(s, s->trouble_code, NULL, detail);
+	} else if (s->lost == LOST_MAX || (s->lost && ms >= s->lost_since + PATIENCE_MS)) {
+		snprintf(detail, sizeof detail, "%s; the ring was set up anew %u times already", s->trouble_detail, s->lost);
+		home_finish(s, s->trouble_code, NULL, detail);
+	} else if (s->lost && setup && may_pass(s->trouble_code)) {
+		s->state = SESSION_WAITING;      /* it was tried just now: give it a moment */
+		s->deadline = ms + AGAIN_MS;
+	} else {
+		home_try_again(s);
+	}
 }

@@ -23,7 +23,10 @@
 #define SILENCE_MS 30000             /* home: an answer to one row */
 #define SILENCE_ROW_MS 1000          /* and for every further row in flight: a slow machine may prefill for minutes */
 #define FLIGHT_MAX 4                 /* home: blocks of one session on their way */
-#define LOST_MAX 3                   /* new plans in one question */
+#define LOST_MAX 8                   /* new plans without a token between them */
+#define BARREN_MAX 1                 /* rings that ran and were lost without one more token */
+#define PATIENCE_MS 20000            /* home: so long a stage may be missing (an engine restarts, a node reboots its service) */
+#define AGAIN_MS 500                 /* home: between two attempts meanwhile */
 #define REPLAYS_MAX 16               /* NEED_REPLAY in one question */
 #define RECEIPT_WAIT_MS 500          /* home: on_end waits so long for what the stages counted */
 #define LINGER_MS 10000              /* home: an ended session still takes receipts */
@@ -41,6 +44,7 @@
 enum session_state {
 	SESSION_SETUP,               /* tickets are out */
 	SESSION_RUNNING,
+	SESSION_WAITING,             /* a stage is missing and nobody can take its place yet; its last trouble is kept */
 	SESSION_CLOSING,             /* answered; waits shortly for receipts, then on_end */
 	SESSION_ENDED,               /* the asker has forgotten it; still takes receipts */
 	SESSION_DEAD,                /* freed when the outermost entry leaves */
@@ -95,7 +99,9 @@ struct ring_session {
 	bool trouble_ends;           /* no new plan helps */
 	int trouble_code;
 	char trouble_detail[240];
-	unsigned lost;
+	unsigned lost;               /* new plans since the last token */
+	unsigned barren;             /* of them, those lost while running */
+	uint64_t lost_since;         /* monotonic ms of the first loss since the last token; 0: none */
 	size_t n_failed;
 	uint8_t failed[RING_STAGES_MAX][KEY_BYTES];
 
@@ -192,6 +198,7 @@ void home_trouble_ends(struct ring_session *s, int code, const char *format, ...
 void home_on_fault(struct ring_session *s, const uint8_t *from /* NULL: own engine */, const struct fault_message *fault);
 void home_on_peer_down(struct ring_session *s, const uint8_t node[KEY_BYTES]);
 void home_settle(struct ring_session *s);
+void home_try_again(struct ring_session *s);
 
 /* transit.c */
 void transit_on_ticket(struct ring *ring, const uint8_t from[KEY_BYTES], const struct frame *frame);

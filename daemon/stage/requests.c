@@ -62,17 +62,13 @@ static struct render *take_render(struct resident *r, uint32_t request)
 	return NULL;
 }
 
-void render_on_frame(struct resident *r, const struct frame *frame)
+int render_on_frame(struct resident *r, const struct frame *frame)
 {
 	struct engine_rendered m;
 	int err = engine_rendered_decode(frame, &m);
-	if (err) {
-		log_error("an engine's rendering cannot be read: %s", err_str(err));
-		return;                  /* the hang watch ends what stays unanswered */
-	}
-	struct render *waiting = take_render(r, m.request);
+	struct render *waiting = err ? NULL : take_render(r, m.request);
 	if (!waiting)
-		return;
+		return err;
 	int32_t *tokens = malloc((m.n_tokens ? m.n_tokens : 1) * sizeof *tokens);
 	if (tokens) {
 		for (size_t i = 0; i < m.n_tokens; i++)
@@ -84,6 +80,7 @@ void render_on_frame(struct resident *r, const struct frame *frame)
 	}
 	free(tokens);
 	free(waiting);
+	return 0;
 }
 
 bool render_on_fault(struct resident *r, const struct engine_fault *fault)

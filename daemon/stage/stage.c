@@ -390,7 +390,8 @@ static void on_engine_frame(void *owner, const struct frame *frame)
 		on_fault(e, r, frame);
 		break;
 	case FRAME_ENGINE_RENDERED:
-		render_on_frame(r, frame);
+		if (render_on_frame(r, frame))
+			distrust(e, "a rendering that cannot be read");
 		break;
 	case FRAME_ENGINE_PROGRESS:
 		break;

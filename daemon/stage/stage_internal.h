@@ -113,7 +113,7 @@ uint32_t stage_next_request(struct stage *stage);
 struct resident *stage_find(const struct stage *stage, const uint8_t model[KEY_BYTES]);
 
 /* requests.c */
-void render_on_frame(struct resident *r, const struct frame *frame);
+int render_on_frame(struct resident *r, const struct frame *frame);     /* what the decoder says */
 bool render_on_fault(struct resident *r, const struct engine_fault *fault);    /* false: not one of its requests */
 void render_fail_all(struct resident *r, int err, const char *why);
 void inspection_on_hello(struct engine *engine);
