@@ -83,28 +83,6 @@ static void take_quantisation(struct manifest_body *b, const struct directory *d
 	copy_plain(b->quantisation, sizeof b->quantisation, ggml_type_name((enum ggml_type)most));
 }
 
-/* K and V of one position in one layer, float16, the largest layer; 0 when the file does not say it this way. */
-static uint64_t kv_bytes(const struct directory *d)
-{
-	const struct directory_key *heads = directory_find_own(d, "attention.head_count"), *kv = directory_find_own(d, "attention.head_count_kv");
-	uint64_t most = 0, key_length = 0, value_length = 0, n_head = 0, n_kv;
-
-	directory_uint(d, directory_find_own(d, "attention.key_length"), &key_length);
-	directory_uint(d, directory_find_own(d, "attention.value_length"), &value_length);
-	for (uint32_t i = 0; i < d->n_layer; i++) {
-		directory_uint_at(d, heads, heads && heads->type == VALUE_ARRAY ? i : 0, &n_head);
-		if (!directory_uint_at(d, kv, kv && kv->type == VALUE_ARRAY ? i : 0, &n_kv))
-			n_kv = n_head;
-		if (n_head > 0 && n_kv <= UINT32_MAX && key_length <= UINT32_MAX && value_length <= UINT32_MAX) {
-			uint64_t k = key_length ? key_length : d->n_embd / n_head, v = value_length ? value_length : d->n_embd / n_head;
-
-			if (n_kv * (k + v) * 2 > most)
-				most = n_kv * (k + v) * 2;
-		}
-	}
-	return most;
-}
-
 /* --- extents --------------------------------------------------------------------------------------- */
 
 static bool starts(const char *text, const char *prefix)
@@ -229,7 +207,9 @@ static int take_measures(struct manifest_body *b, const struct source *source, c
 	if (err)
 		return err;
 	b->compute_bytes = use.compute;
-	b->kv_bytes_token_layer = kv_bytes(d);
+	for (uint32_t i = 0; i < d->n_layer; i++)
+		if (shard_kv_bytes(d, i) > b->kv_bytes_token_layer)
+			b->kv_bytes_token_layer = shard_kv_bytes(d, i);
 	if (!b->kv_bytes_token_layer)        /* recurrent and the like: what it took, spread over positions and layers */
 		b->kv_bytes_token_layer = use.kv / config.context / d->n_layer + 1;
 	return 0;

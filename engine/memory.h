@@ -17,6 +17,7 @@ struct memory_use {                /* bytes */
 	uint64_t weights;          /* model buffers, repacked copies included; 0 in a simulated load */
 	uint64_t kv;               /* KV or recurrent state of all sessions */
 	uint64_t compute;          /* compute and output buffers */
+	uint64_t planned;          /* mapped by ggml's graph planner and hardly touched; counts towards RLIMIT_DATA all the same */
 };
 
 /* Takes over libllama's log: errors and warnings go to our log, the rest to debug. Call before anything of libllama. */

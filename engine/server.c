@@ -166,44 +166,53 @@ static double mib(uint64_t bytes)
 	return (double)bytes / 1048576.0;
 }
 
-/* Does it fit, before anything large is allocated: ggml aborts when an allocation fails. Besides what stays, a load needs room
- * for the largest tensor (repacking reads it whole), thread stacks and libllama's graphs. */
-static int check_budget(struct server *s, const struct engine_load *m, char *why, size_t why_size)
+/* ggml aborts when an allocation fails, so whether everything fits is known before anything is allocated. Besides what stays, a
+ * load needs room for the largest tensor (repacking reads it whole), thread stacks, and the vocabulary and the like. */
+static int compare_budget(struct server *s, const struct engine_load *m, const struct memory_use *sum, char *why, size_t why_size)
 {
-	uint64_t limit, used, largest = 0, passing, total;
-	struct memory_use sum = { 0 };
+	uint64_t limit, used = memory_data(&limit), total = sum->weights + sum->kv + sum->compute, largest = 0, passing;
 
-	for (size_t i = 0; i < m->n_ranges; i++) {
-		struct shard_config config = config_of(s, m, m->ranges[i]);
-		struct memory_use use;
-		int err = shard_permitted(&s->directory, m->ranges[i], why, why_size);
-
-		if (!err)
-			err = shard_estimate(&config, &use, why, why_size);
-		if (err)
-			return err;
-		sum.weights += use.weights;
-		sum.kv += use.kv;
-		sum.compute += use.compute;
-	}
 	for (size_t i = 0; i < s->directory.n_tensors; i++)
 		if (s->directory.tensors[i].size > largest)
 			largest = s->directory.tensors[i].size;
-	total = sum.weights + sum.kv + sum.compute;
+	passing = sum->planned + largest + (uint64_t)m->threads * (8u << 20) + (8u << 20);
 	if (m->memory_max && total > m->memory_max) {
 		snprintf(why, why_size, "needs %.1f MiB (weights %.1f, %u sessions of %u positions %.1f, compute %.1f), but %.1f MiB are granted",
-			 mib(total), mib(sum.weights), m->sessions, m->context, mib(sum.kv), mib(sum.compute), mib(m->memory_max));
+			 mib(total), mib(sum->weights), m->sessions, m->context, mib(sum->kv), mib(sum->compute), mib(m->memory_max));
 		return ERR_BUDGET;
 	}
-	used = memory_data(&limit);
-	passing = largest + (uint64_t)m->threads * (8u << 20) + (16u << 20);
 	if (limit != UINT64_MAX && used + total + passing > limit) {
-		snprintf(why, why_size, "needs %.1f MiB (weights %.1f, %u sessions of %u positions %.1f, compute %.1f) and %.1f MiB while loading, "
-			 "but the process is limited to %.1f MiB and uses %.1f already", mib(total), mib(sum.weights), m->sessions, m->context,
-			 mib(sum.kv), mib(sum.compute), mib(passing), mib(limit), mib(used));
+		snprintf(why, why_size, "needs %.1f MiB (weights %.1f, %u sessions of %u positions %.1f, compute %.1f) and %.1f MiB to plan and load, "
+			 "but the process is limited to %.1f MiB and uses %.1f already", mib(total), mib(sum->weights), m->sessions, m->context,
+			 mib(sum->kv), mib(sum->compute), mib(passing), mib(limit), mib(used));
 		return ERR_BUDGET;
 	}
 	return 0;
+}
+
+/* First by arithmetic, so that the simulated loads themselves have room; then by what those say. */
+static int check_budget(struct server *s, const struct engine_load *m, char *why, size_t why_size)
+{
+	int (*const ways[])(const struct shard_config *, struct memory_use *, char *, size_t) = { shard_lower_bound, shard_estimate };
+	int err = 0;
+
+	for (size_t way = 0; way < 2 && !err; way++) {
+		struct memory_use sum = { 0 };
+
+		for (size_t i = 0; i < m->n_ranges && !err; i++) {
+			struct shard_config config = config_of(s, m, m->ranges[i]);
+			struct memory_use use;
+
+			err = ways[way](&config, &use, why, why_size);
+			sum.weights += use.weights;
+			sum.kv += use.kv;
+			sum.compute += use.compute;
+			sum.planned += use.planned;
+		}
+		if (!err)
+			err = compare_budget(s, m, &sum, why, why_size);
+	}
+	return err;
 }
 
 static int load_shards(struct server *s, const struct engine_load *m, char *why, size_t why_size)

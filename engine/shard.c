@@ -118,15 +118,22 @@ static struct llama_model *load_model(struct virtual_file *file, const struct sh
 	return model;
 }
 
+/* libllama rounds a session's positions up to 256. */
+static uint64_t positions_of(const struct shard_config *config)
+{
+	return ((uint64_t)config->context + 255) / 256 * 256 * config->sessions;
+}
+
 static struct llama_context *make_context(struct llama_model *model, const struct shard_config *config, bool ends,
 					  struct capture *capture)
 {
 	struct llama_context_params params = llama_context_default_params();
 
-	params.n_ctx = (config->context + 255) / 256 * 256 * config->sessions;
+	params.n_ctx = (uint32_t)positions_of(config);
 	params.n_batch = params.n_ubatch = CHUNK_ROWS;
 	params.n_seq_max = config->sessions;
-	params.n_outputs_max = CHUNK_ROWS;
+	/* libllama reserves a graph in which each sequence has an output */
+	params.n_outputs_max = config->sessions > CHUNK_ROWS ? config->sessions : CHUNK_ROWS;
 	params.n_threads = params.n_threads_batch = (int32_t)config->threads;
 	params.kv_unified = false;               /* D2: nobody else's rows move mine */
 	params.swa_full = true;                  /* keeps every position, so that truncation is always possible (D4) */
@@ -222,6 +229,54 @@ static uint64_t weights_in_memory(const struct directory *d, const struct virtua
 	return bytes;
 }
 
+uint64_t shard_kv_bytes(const struct directory *d, uint32_t layer)
+{
+	const struct directory_key *heads = directory_find_own(d, "attention.head_count"), *kv = directory_find_own(d, "attention.head_count_kv");
+	uint64_t key_length = 0, value_length = 0, n_head = 0, n_kv;
+
+	directory_uint(d, directory_find_own(d, "attention.key_length"), &key_length);
+	directory_uint(d, directory_find_own(d, "attention.value_length"), &value_length);
+	directory_uint_at(d, heads, heads && heads->type == VALUE_ARRAY ? layer : 0, &n_head);
+	if (!directory_uint_at(d, kv, kv && kv->type == VALUE_ARRAY ? layer : 0, &n_kv))
+		n_kv = n_head;
+	if (n_head == 0 || n_kv > 65536 || key_length > 65536 || value_length > 65536)
+		return 0;
+	return n_kv * ((key_length ? key_length : d->n_embd / n_head) + (value_length ? value_length : d->n_embd / n_head)) * 2;
+}
+
+/* ggml_backend_sched_new() makes room for up to 60 tensors, and a few numbers, for each node that a graph may have; libllama asks
+ * for 8 nodes a tensor of the model, 1,024 at least. */
+static uint64_t planner_bytes(size_t n_tensors)
+{
+	uint64_t nodes = n_tensors * 8 > 1024 ? n_tensors * 8 : 1024;
+
+	return nodes * (64 * sizeof(struct ggml_tensor) + 2048);
+}
+
+int shard_lower_bound(const struct shard_config *config, struct memory_use *use, char *why, size_t why_size)
+{
+	const struct directory *d = config->directory;
+	enum virtual_kind kind = virtual_kind_of(d, config->range);
+	struct virtual_file file;
+	int err;
+
+	memset(use, 0, sizeof *use);
+	err = config_check(config, why, why_size);
+	if (!err)
+		err = shard_permitted(d, config->range, why, why_size);
+	if (err)
+		return err;
+	err = virtual_init(&file, config->source, d, config->range, kind, why, why_size);
+	if (!err) {
+		use->weights = weights_in_memory(d, &file, config->range, kind);
+		use->planned = planner_bytes(file.n_extents);
+		for (uint32_t i = config->range.first; quirk_find(d->architecture) && i < config->range.end; i++)
+			use->kv += shard_kv_bytes(d, i) * positions_of(config);
+	}
+	virtual_release(&file);
+	return err;
+}
+
 int shard_estimate(const struct shard_config *config, struct memory_use *use, char *why, size_t why_size)
 {
 	const struct directory *d = config->directory;
@@ -251,6 +306,7 @@ int shard_estimate(const struct shard_config *config, struct memory_use *use, ch
 		goto out;
 	}
 	use->weights = weights_in_memory(d, &file, config->range, kind);   /* a simulated load logs no model buffers */
+	use->planned = planner_bytes(file.n_extents);
 out:
 	memory_watch(NULL);
 	if (context)

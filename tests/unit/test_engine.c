@@ -1,0 +1,1080 @@
+/* test_engine.c: essaim-engine as a program, over a socketpair, as essaimd drives it.
+ *
+ *      test --[3]-- essaim-engine (home:  layers [0, 2) and [4, 6))
+ *           --[3]-- essaim-engine (other: layers [2, 4))
+ *           --[3]-- essaim-engine (whole: layers [0, 6))
+ *
+ * Models are made in memory (tiny_model.h). Where $ESSAIM_SHARED/models has the stories, a real one tells its story too.
+ * The program is $ESSAIM_ENGINE, or engine/essaim-engine below the build folder.
+ *
+ * SPDX-License-Identifier: AGPL-3.0-or-later */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <ggml.h>
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "engine/wire.h"
+#include "proto/err.h"
+#include "proto/message.h"
+#include "tests/unit/tiny_model.h"
+
+#define CONTEXT 256
+
+struct engine {
+	pid_t pid;
+	struct wire wire;
+	struct buf out;
+	struct frame frame;
+	uint64_t sequence;         /* of the next block, where a test has one session on it */
+};
+
+static const char *program(void)
+{
+	const char *path = getenv("ESSAIM_ENGINE");
+
+	return path ? path : "engine/essaim-engine";
+}
+
+static void engine_start(struct engine *e, const char *memory_max)
+{
+	int pair[2];
+
+	memset(e, 0, sizeof *e);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+	e->pid = fork();
+	assert_true(e->pid >= 0);
+	if (e->pid == 0) {
+		if (pair[1] == 3)
+			fcntl(3, F_SETFD, 0);
+		else
+			dup2(pair[1], 3);
+		/* tests make many faults on purpose: only what is wrong with the engine itself is worth reading */
+		if (memory_max)
+			execl(program(), "essaim-engine", "--log-level", "error", "--memory-max", memory_max, NULL);
+		else
+			execl(program(), "essaim-engine", "--log-level", "error", NULL);
+		_exit(127);
+	}
+	close(pair[1]);
+	wire_init(&e->wire, pair[0]);
+	buf_init(&e->out, FRAME_MAX);
+	assert_int_equal(wire_next(&e->wire, &e->frame), 0);
+	assert_int_equal(e->frame.type, FRAME_ENGINE_HELLO);
+}
+
+/* The engine ends by itself when its descriptor closes. Its exit status, or -1 when a signal ended it. */
+static int engine_stop(struct engine *e)
+{
+	int status;
+
+	wire_release(&e->wire);
+	buf_release(&e->out);
+	assert_int_equal(waitpid(e->pid, &status, 0), e->pid);
+	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+static void post(struct engine *e)
+{
+	assert_int_equal(wire_send(&e->wire, &e->out, NULL, 0), 0);
+}
+
+static void expect(struct engine *e, enum frame_type type)
+{
+	do
+		assert_int_equal(wire_next(&e->wire, &e->frame), 0);
+	while (e->frame.type == FRAME_ENGINE_PROGRESS && type != FRAME_ENGINE_PROGRESS);
+	if (e->frame.type == FRAME_ENGINE_FAULT && type != FRAME_ENGINE_FAULT) {
+		struct engine_fault fault;
+
+		assert_int_equal(engine_fault_decode(&e->frame, &fault), 0);
+		print_error("engine fault %d: %s\n", fault.code, fault.detail);
+	}
+	if (e->frame.type == FRAME_FAULT && type != FRAME_FAULT) {
+		struct fault_message fault;
+
+		assert_int_equal(fault_decode(&e->frame, &fault), 0);
+		print_error("fault %d: %s\n", fault.code, fault.detail);
+	}
+	assert_int_equal(e->frame.type, type);
+}
+
+static struct engine_fault expect_engine_fault(struct engine *e, int code)
+{
+	struct engine_fault fault;
+
+	expect(e, FRAME_ENGINE_FAULT);
+	assert_int_equal(engine_fault_decode(&e->frame, &fault), 0);
+	if (fault.code != code)
+		print_error("%s\n", fault.detail);
+	assert_int_equal(fault.code, code);
+	assert_true(fault.detail[0]);
+	return fault;
+}
+
+static struct fault_message expect_fault(struct engine *e, int code)
+{
+	struct fault_message fault;
+
+	expect(e, FRAME_FAULT);
+	assert_int_equal(fault_decode(&e->frame, &fault), 0);
+	if (fault.code != code)
+		print_error("%s\n", fault.detail);
+	assert_int_equal(fault.code, code);
+	return fault;
+}
+
+/* --- requests -------------------------------------------------------------------------------------- */
+
+static void post_load(struct engine *e, int fd, const struct engine_load *load)
+{
+	assert_int_equal(engine_load_encode(&e->out, load), 0);
+	assert_int_equal(wire_send(&e->wire, &e->out, &fd, 1), 0);
+	close(fd);
+}
+
+static struct engine_load load_of(const struct layer_range *ranges, size_t n, uint32_t n_layer, uint32_t sessions, int fd,
+				  struct model_extent *extent)
+{
+	struct engine_load m = { .request = 9, .n_files = 1, .n_ranges = n, .n_layer = n_layer, .context = CONTEXT, .sessions = sessions,
+				 .threads = 1, .n_extents = 1, .extents = extent };
+	struct stat st;
+
+	assert_int_equal(fstat(fd, &st), 0);
+	*extent = (struct model_extent){ .length = (uint64_t)st.st_size };
+	memcpy(m.ranges, ranges, n * sizeof *ranges);
+	return m;
+}
+
+static struct engine_loaded load(struct engine *e, const struct tiny_model *model, const struct layer_range *ranges, size_t n, uint32_t sessions)
+{
+	int fd = tiny_model_open(model);
+	struct engine_loaded loaded;
+	struct model_extent extent;
+	struct engine_load m = load_of(ranges, n, model->n_layer, sessions, fd, &extent);
+
+	post_load(e, fd, &m);
+	expect(e, FRAME_ENGINE_LOADED);
+	assert_int_equal(engine_loaded_decode(&e->frame, &loaded), 0);
+	assert_int_equal(loaded.request, 9);
+	return loaded;
+}
+
+static void post_open(struct engine *e, uint8_t session, uint32_t epoch, uint32_t stage, struct layer_range range, const struct sampling *sampling)
+{
+	struct engine_open m = { .session = { session }, .epoch = epoch, .stage = stage, .range = range, .context = CONTEXT,
+				 .sampling = { .top_p = 1, .repeat_penalty = 1, .ignore_end = true } };
+
+	if (sampling)
+		m.sampling = *sampling;
+	assert_int_equal(engine_open_encode(&e->out, &m), 0);
+	post(e);
+}
+
+static void open_stage(struct engine *e, uint8_t session, uint32_t epoch, uint32_t stage, struct layer_range range, const struct sampling *sampling)
+{
+	struct ready_message ready;
+
+	post_open(e, session, epoch, stage, range, sampling);
+	expect(e, FRAME_READY);
+	assert_int_equal(ready_decode(&e->frame, &ready), 0);
+	assert_int_equal(ready.session[0], session);
+	assert_int_equal(ready.stage, stage);
+	assert_int_equal(ready.epoch, epoch);
+}
+
+struct ids {
+	uint8_t session;
+	uint32_t epoch, stage;
+	uint64_t sequence;
+	uint32_t position, count, want;
+};
+
+static void post_ids(struct engine *e, struct ids i, const int32_t *ids)
+{
+	uint8_t bytes[CHUNK_ROWS * 4];
+	struct rows_message m = { .n_blocks = 1 };
+
+	for (uint32_t k = 0; k < i.count; k++)
+		put_u32(bytes + 4 * k, (uint32_t)ids[k]);
+	m.blocks[0] = (struct rows_block){ .session = { i.session }, .epoch = i.epoch, .stage = i.stage, .sequence = i.sequence,
+					   .position = i.position, .count = i.count, .want = i.want, .encoding = ENCODING_TOKEN,
+					   .rows = bytes, .rows_length = i.count * 4 };
+	assert_int_equal(rows_encode(&e->out, &m), 0);
+	post(e);
+}
+
+static void post_floats(struct engine *e, struct ids i, const float *rows, uint32_t width)
+{
+	struct rows_message m = { .n_blocks = 1 };
+
+	m.blocks[0] = (struct rows_block){ .session = { i.session }, .epoch = i.epoch, .stage = i.stage, .sequence = i.sequence,
+					   .position = i.position, .count = i.count, .want = i.want, .encoding = ENCODING_F32,
+					   .rows = (const uint8_t *)rows, .rows_length = (size_t)i.count * width * 4 };
+	assert_int_equal(rows_encode(&e->out, &m), 0);
+	post(e);
+}
+
+/* What one engine answered goes to the next as it is: a ROWS frame says stage + 1 already. */
+static void forward(struct engine *from, struct engine *to)
+{
+	expect(from, FRAME_ROWS);
+	assert_int_equal(frame_encode(&to->out, from->frame.type, from->frame.head, from->frame.head_length, from->frame.tail,
+				      from->frame.tail_length), 0);
+	post(to);
+}
+
+static struct tokens_message *tokens(struct engine *e)
+{
+	static struct tokens_message m;
+
+	expect(e, FRAME_TOKENS);
+	assert_int_equal(tokens_decode(&e->frame, &m), 0);
+	return &m;
+}
+
+static const int32_t *prompt(void)
+{
+	static int32_t ids[CONTEXT];
+
+	for (int i = 0; i < CONTEXT; i++)
+		ids[i] = (i * 37 + 11) % TINY_VOCAB;
+	return ids;
+}
+#define PROMPT 45         /* two chunks */
+
+/* --- a ring of three stages ------------------------------------------------------------------------ */
+
+struct ring {
+	struct engine whole, home, other;
+	uint64_t sequence;
+};
+
+static void ring_start(struct ring *r, const struct tiny_model *model, uint32_t a, uint32_t b, uint32_t sessions)
+{
+	const struct layer_range all = { 0, model->n_layer }, ends[] = { { 0, a }, { b, model->n_layer } }, middle = { a, b };
+	struct engine_loaded whole, home, other;
+
+	engine_start(&r->whole, NULL);
+	engine_start(&r->home, NULL);
+	engine_start(&r->other, NULL);
+	whole = load(&r->whole, model, &all, 1, sessions);
+	home = load(&r->home, model, ends, 2, sessions);
+	other = load(&r->other, model, &middle, 1, sessions);
+	assert_int_equal(whole.n_embd, TINY_EMBD);
+	assert_int_equal(whole.n_vocab, TINY_VOCAB);
+	assert_int_equal(home.n_vocab, TINY_VOCAB);
+	assert_true(other.weight_bytes < whole.weight_bytes);
+	/* nobody's positions are counted twice */
+	assert_true(whole.kv_bytes > 0 && labs((long)(home.kv_bytes + other.kv_bytes) - (long)whole.kv_bytes) < (64 << 10));
+}
+
+static void ring_open(struct ring *r, const struct tiny_model *model, uint32_t a, uint32_t b, uint8_t session, const struct sampling *sampling)
+{
+	open_stage(&r->whole, session, 1, 0, (struct layer_range){ 0, model->n_layer }, sampling);
+	open_stage(&r->home, session, 1, 2, (struct layer_range){ b, model->n_layer }, sampling);
+	open_stage(&r->other, session, 1, 1, (struct layer_range){ a, b }, NULL);
+	open_stage(&r->home, session, 1, 0, (struct layer_range){ 0, a }, NULL);
+}
+
+/* One block through both sides; they must agree, to the last bit of the probability. */
+static struct token ring_block(struct ring *r, uint8_t session, uint64_t sequence, uint32_t position, uint32_t count, bool want, const int32_t *ids)
+{
+	struct ids block = { .session = session, .epoch = 1, .sequence = sequence, .position = position, .count = count, .want = want };
+	struct token token = { 0 };
+	struct tokens_message *m;
+
+	post_ids(&r->whole, block, ids);
+	m = tokens(&r->whole);
+	assert_int_equal(m->n_tokens, want);
+	if (want)
+		token = m->tokens[0];
+	post_ids(&r->home, block, ids);
+	forward(&r->home, &r->other);
+	forward(&r->other, &r->home);
+	m = tokens(&r->home);
+	assert_int_equal(m->n_tokens, want);
+	assert_int_equal(m->sequence, sequence);
+	assert_int_equal(m->position, position + count - want + 1);
+	if (want) {
+		assert_int_equal(m->tokens[0].id, token.id);
+		assert_memory_equal(&m->tokens[0].logprob, &token.logprob, sizeof token.logprob);
+	}
+	return token;
+}
+
+static void ring_stop(struct ring *r)
+{
+	assert_int_equal(engine_stop(&r->whole), 0);
+	assert_int_equal(engine_stop(&r->home), 0);
+	assert_int_equal(engine_stop(&r->other), 0);
+}
+
+static void tell(struct ring *r, uint8_t session, unsigned n)
+{
+	int32_t id = 0;
+	uint64_t sequence = 0;
+	uint32_t at = 0;
+
+	for (; at < PROMPT; at += 32)
+		id = ring_block(r, session, sequence++, at, PROMPT - at < 32 ? PROMPT - at : 32, at + 32 >= PROMPT, prompt() + at).id;
+	for (at = PROMPT; at < PROMPT + n; at++)
+		id = ring_block(r, session, sequence++, at, 1, true, &id).id;
+}
+
+static void ring_says_what_the_whole_says(const struct tiny_model *model, uint32_t a, uint32_t b)
+{
+	const struct sampling warm = { .temperature = 0.8f, .top_p = 0.95f, .top_k = 40, .repeat_penalty = 1.1f, .seed = 5, .ignore_end = true };
+	struct ring r;
+
+	ring_start(&r, model, a, b, 2);
+	ring_open(&r, model, a, b, 1, NULL);
+	ring_open(&r, model, a, b, 2, &warm);
+	tell(&r, 1, 20);
+	tell(&r, 2, 20);
+	ring_stop(&r);
+}
+
+static void a_ring_of_llama_says_what_the_whole_model_says(void **state)
+{
+	ring_says_what_the_whole_says(&(struct tiny_model){ .architecture = "llama", .n_layer = 6, .type = GGML_TYPE_Q8_0 }, 2, 4);
+}
+
+static void a_ring_of_qwen2_says_what_the_whole_model_says(void **state)
+{
+	ring_says_what_the_whole_says(&(struct tiny_model){ .architecture = "qwen2", .n_layer = 5, .type = GGML_TYPE_Q4_0, .tied = true }, 1, 4);
+}
+
+static void a_ring_of_qwen3_says_what_the_whole_model_says(void **state)
+{
+	ring_says_what_the_whole_says(&(struct tiny_model){ .architecture = "qwen3", .n_layer = 4, .type = GGML_TYPE_F16, .tied = true,
+							    .kv_heads_array = true }, 1, 2);
+}
+
+static void a_ring_of_gemma3_says_what_the_whole_model_says(void **state)
+{
+	ring_says_what_the_whole_says(&(struct tiny_model){ .architecture = "gemma3", .n_layer = 20, .type = GGML_TYPE_BF16, .tied = true,
+							    .window = 24 }, 6, 12);
+}
+
+/* Two sessions in turn, block by block, say what each says alone. */
+static void sessions_do_not_move_each_other(void **state)
+{
+	const struct tiny_model model = { .architecture = "llama", .n_layer = 4, .type = GGML_TYPE_Q8_0 };
+	const struct layer_range all = { 0, 4 };
+	int32_t alone[2][16], ids[2];
+	struct engine e;
+
+	engine_start(&e, NULL);
+	load(&e, &model, &all, 1, 3);
+	for (uint8_t s = 0; s < 2; s++) {
+		open_stage(&e, (uint8_t)(s + 1), 1, 0, all, NULL);
+		for (uint32_t i = 0; i < 16; i++) {
+			post_ids(&e, (struct ids){ .session = (uint8_t)(s + 1), .epoch = 1, .sequence = i, .position = i ? 9 + s + i : 0,
+						   .count = i ? 1 : 10 + s, .want = 1 }, i ? &ids[s] : prompt() + s);
+			alone[s][i] = ids[s] = tokens(&e)->tokens[0].id;
+		}
+	}
+	for (uint8_t s = 0; s < 2; s++)       /* again: a new epoch, written from the start */
+		open_stage(&e, (uint8_t)(s + 1), 2, 0, all, NULL);
+	for (uint32_t i = 0; i < 16; i++)
+		for (uint8_t s = 0; s < 2; s++) {
+			post_ids(&e, (struct ids){ .session = (uint8_t)(s + 1), .epoch = 2, .sequence = i, .position = i ? 9 + s + i : 0,
+						   .count = i ? 1 : 10 + s, .want = 1 }, i ? &ids[s] : prompt() + s);
+			ids[s] = tokens(&e)->tokens[0].id;
+			assert_int_equal(ids[s], alone[s][i]);
+		}
+	assert_int_equal(engine_stop(&e), 0);
+}
+
+/* Several sessions in one frame, and several frames before the first answer is read. */
+static void frames_with_several_blocks_are_answered_one_by_one(void **state)
+{
+	const struct tiny_model model = { .architecture = "llama", .n_layer = 2, .type = GGML_TYPE_F32 };
+	const struct layer_range all = { 0, 2 };
+	struct rows_message m = { .n_blocks = 2 };
+	uint8_t bytes[4];
+	struct engine e;
+
+	engine_start(&e, NULL);
+	load(&e, &model, &all, 1, 2);
+	open_stage(&e, 1, 1, 0, all, NULL);
+	open_stage(&e, 2, 1, 0, all, NULL);
+	put_u32(bytes, 5);
+	for (uint32_t i = 0; i < 3; i++) {
+		for (uint8_t s = 0; s < 2; s++)
+			m.blocks[s] = (struct rows_block){ .session = { (uint8_t)(s + 1) }, .epoch = 1, .sequence = i, .position = i, .count = 1,
+							   .want = 1, .encoding = ENCODING_TOKEN, .rows = bytes, .rows_length = 4 };
+		assert_int_equal(rows_encode(&e.out, &m), 0);
+		post(&e);
+	}
+	for (uint32_t i = 0; i < 3; i++)
+		for (uint8_t s = 0; s < 2; s++) {
+			struct tokens_message *t = tokens(&e);
+
+			assert_int_equal(t->session[0], s + 1);
+			assert_int_equal(t->sequence, i);
+			assert_int_equal(t->n_tokens, 1);
+		}
+	assert_int_equal(engine_stop(&e), 0);
+}
+
+/* --- one engine, one session: a fixture ------------------------------------------------------------ */
+
+static const struct tiny_model small = { .architecture = "llama", .n_layer = 3, .type = GGML_TYPE_Q8_0, .chat = true };
+
+static int setup(void **state)
+{
+	static const struct layer_range ranges[] = { { 0, 3 }, { 1, 2 } };
+	static struct engine e;
+
+	engine_start(&e, NULL);
+	load(&e, &small, ranges, 2, 1);
+	open_stage(&e, 1, 1, 0, ranges[0], NULL);
+	*state = &e;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	return engine_stop(*state);     /* whatever the test did, the engine lived and ended cleanly */
+}
+
+static struct ids at(struct engine *e, uint32_t position, uint32_t count, uint32_t want)
+{
+	return (struct ids){ .session = 1, .epoch = 1, .sequence = e->sequence++, .position = position, .count = count, .want = want };
+}
+
+static void writing_again_from_a_position_truncates(void **state)
+{
+	struct engine *e = *state;
+	int32_t first, again, other;
+
+	post_ids(e, at(e, 0, 20, 1), prompt());
+	first = tokens(e)->tokens[0].id;
+	post_ids(e, at(e, 20, 1, 1), &first);
+	other = tokens(e)->tokens[0].id;
+	post_ids(e, at(e, 12, 8, 1), prompt() + 12);      /* the last eight again */
+	again = tokens(e)->tokens[0].id;
+	assert_int_equal(first, again);
+	post_ids(e, at(e, 20, 1, 1), &again);
+	assert_int_equal(tokens(e)->tokens[0].id, other);
+	post_ids(e, at(e, 0, 20, 1), prompt());           /* and all of it */
+	assert_int_equal(tokens(e)->tokens[0].id, first);
+}
+
+static void verifying_five_rows_says_what_single_steps_say(void **state)
+{
+	struct engine *e = *state;
+	int32_t draft[5], said[5];
+	struct tokens_message *m;
+
+	post_ids(e, at(e, 0, 20, 1), prompt());
+	draft[0] = tokens(e)->tokens[0].id;
+	for (uint32_t i = 0; i < 5; i++) {
+		post_ids(e, at(e, 20 + i, 1, 1), &draft[i]);
+		said[i] = tokens(e)->tokens[0].id;
+		if (i < 4)
+			draft[i + 1] = said[i];
+	}
+	post_ids(e, at(e, 20, 5, 5), draft);
+	m = tokens(e);
+	assert_int_equal(m->n_tokens, 5);
+	assert_int_equal(m->position, 21);
+	for (int i = 0; i < 5; i++)
+		assert_int_equal(m->tokens[i].id, said[i]);
+	post_ids(e, at(e, 20, 5, 2), draft);              /* only the last two are wanted */
+	m = tokens(e);
+	assert_int_equal(m->n_tokens, 2);
+	assert_int_equal(m->position, 24);
+	assert_int_equal(m->tokens[0].id, said[3]);
+	assert_int_equal(m->tokens[1].id, said[4]);
+}
+
+static void prefill_is_acknowledged_without_tokens(void **state)
+{
+	struct engine *e = *state;
+	struct tokens_message *m;
+
+	post_ids(e, at(e, 0, 32, 0), prompt());
+	m = tokens(e);
+	assert_int_equal(m->n_tokens, 0);
+	assert_int_equal(m->sequence, 0);
+}
+
+static void a_hole_in_the_positions_asks_for_a_replay(void **state)
+{
+	struct engine *e = *state;
+
+	post_ids(e, at(e, 0, 10, 0), prompt());
+	tokens(e);
+	post_ids(e, at(e, 12, 1, 1), prompt());
+	assert_int_equal(expect_fault(e, ERR_NEED_REPLAY).position, 10);
+	post_ids(e, at(e, 10, 2, 0), prompt() + 10);      /* the session goes on */
+	tokens(e);
+	post_ids(e, at(e, 12, 1, 1), prompt() + 12);
+	assert_int_equal(tokens(e)->n_tokens, 1);
+}
+
+static void duplicates_are_dropped_and_gaps_are_faults(void **state)
+{
+	struct engine *e = *state;
+	struct ids block = at(e, 0, 10, 1);
+
+	post_ids(e, block, prompt());
+	assert_int_equal(tokens(e)->sequence, 0);
+	post_ids(e, block, prompt());                     /* no answer to this one */
+	post_ids(e, at(e, 10, 1, 1), prompt());
+	assert_int_equal(tokens(e)->sequence, 1);
+	e->sequence++;
+	post_ids(e, at(e, 11, 1, 1), prompt());
+	expect_fault(e, ERR_MALFORMED);
+}
+
+static void other_sessions_epochs_and_stages_are_faults(void **state)
+{
+	struct engine *e = *state;
+
+	post_ids(e, (struct ids){ .session = 7, .epoch = 1, .count = 1 }, prompt());
+	assert_int_equal(expect_fault(e, ERR_UNKNOWN).session[0], 7);
+	post_ids(e, (struct ids){ .session = 1, .epoch = 1, .stage = 1, .count = 1 }, prompt());
+	assert_int_equal(expect_fault(e, ERR_UNKNOWN).stage, 1);
+	post_ids(e, (struct ids){ .session = 1, .epoch = 0, .count = 1 }, prompt());
+	assert_int_equal(expect_fault(e, ERR_STALE).epoch, 0);
+	post_open(e, 1, 0, 0, (struct layer_range){ 0, 3 }, NULL);
+	expect_fault(e, ERR_STALE);
+	post_open(e, 2, 1, 0, (struct layer_range){ 0, 2 }, NULL);       /* not loaded */
+	expect_fault(e, ERR_UNKNOWN);
+	post_ids(e, at(e, 0, 1, 1), prompt());            /* the good session never noticed */
+	assert_int_equal(tokens(e)->n_tokens, 1);
+}
+
+static void bad_tokens_rows_and_shapes_are_faults(void **state)
+{
+	static const int32_t outside = TINY_VOCAB, negative = -1;
+	static float rows[2 * TINY_EMBD];
+	struct engine *e = *state;
+	uint32_t epoch = 1;
+
+	post_ids(e, at(e, 0, 1, 1), &outside);
+	expect_fault(e, ERR_MALFORMED);
+	open_stage(e, 1, ++epoch, 0, (struct layer_range){ 0, 3 }, NULL);
+	post_ids(e, (struct ids){ .session = 1, .epoch = epoch, .count = 1, .want = 1 }, &negative);
+	expect_fault(e, ERR_MALFORMED);
+	open_stage(e, 1, ++epoch, 0, (struct layer_range){ 0, 3 }, NULL);
+	post_floats(e, (struct ids){ .session = 1, .epoch = epoch, .count = 1 }, rows, TINY_EMBD);      /* states where ids are due */
+	expect_fault(e, ERR_MALFORMED);
+
+	open_stage(e, 2, epoch, 1, (struct layer_range){ 1, 2 }, NULL);
+	post_floats(e, (struct ids){ .session = 2, .epoch = epoch, .stage = 1, .count = 1 }, rows, TINY_EMBD / 2);
+	expect_fault(e, ERR_MALFORMED);
+	open_stage(e, 2, ++epoch, 1, (struct layer_range){ 1, 2 }, NULL);
+	post_ids(e, (struct ids){ .session = 2, .epoch = epoch, .stage = 1, .count = 1 }, prompt());     /* ids where states are due */
+	expect_fault(e, ERR_MALFORMED);
+	for (int i = 0; i < 3; i++) {
+		rows[TINY_EMBD + 5] = i == 0 ? NAN : i == 1 ? INFINITY : -INFINITY;
+		open_stage(e, 2, ++epoch, 1, (struct layer_range){ 1, 2 }, NULL);
+		post_floats(e, (struct ids){ .session = 2, .epoch = epoch, .stage = 1, .count = 2 }, rows, TINY_EMBD);
+		expect_fault(e, ERR_MALFORMED);
+	}
+	rows[TINY_EMBD + 5] = 1;
+	open_stage(e, 2, ++epoch, 1, (struct layer_range){ 1, 2 }, NULL);
+	post_floats(e, (struct ids){ .session = 2, .epoch = epoch, .stage = 1, .count = 2 }, rows, TINY_EMBD);
+	expect(e, FRAME_ROWS);
+}
+
+static void positions_past_the_context_are_faults(void **state)
+{
+	struct engine *e = *state;
+
+	post_ids(e, at(e, CONTEXT - 1, 2, 0), prompt());
+	expect_fault(e, ERR_CONTEXT);
+}
+
+static void a_session_that_is_closed_makes_room(void **state)
+{
+	struct close_message close_it = { .session = { 1 }, .epoch = 1, .stage = UINT32_MAX };
+	struct engine *e = *state;
+	int32_t first;
+
+	post_ids(e, at(e, 0, 10, 1), prompt());
+	first = tokens(e)->tokens[0].id;
+	post_open(e, 2, 1, 0, (struct layer_range){ 0, 3 }, NULL);
+	expect_fault(e, ERR_BUSY);
+	close_it.epoch = 0;                               /* an older epoch closes nothing */
+	assert_int_equal(close_encode(&e->out, &close_it), 0);
+	post(e);
+	post_open(e, 2, 1, 0, (struct layer_range){ 0, 3 }, NULL);
+	expect_fault(e, ERR_BUSY);
+	close_it.epoch = 1;
+	assert_int_equal(close_encode(&e->out, &close_it), 0);
+	post(e);
+	open_stage(e, 2, 1, 0, (struct layer_range){ 0, 3 }, NULL);
+	post_ids(e, (struct ids){ .session = 1, .epoch = 1, .sequence = 1, .position = 10, .count = 1 }, prompt());
+	expect_fault(e, ERR_UNKNOWN);
+	/* nothing of the one before is left in the sequence */
+	post_ids(e, (struct ids){ .session = 2, .epoch = 1, .position = 3, .count = 1 }, prompt());
+	assert_int_equal(expect_fault(e, ERR_NEED_REPLAY).position, 0);
+	post_ids(e, (struct ids){ .session = 2, .epoch = 1, .sequence = 1, .count = 10, .want = 1 }, prompt());
+	assert_int_equal(tokens(e)->tokens[0].id, first);
+}
+
+static void sampling_is_the_same_after_a_replay(void **state)
+{
+	const struct sampling warm = { .temperature = 1.2f, .top_p = 1, .repeat_penalty = 1.2f, .frequency_penalty = 0.3f, .seed = 99, .ignore_end = true };
+	int32_t said[12], ids[32];
+	struct engine *e = *state;
+
+	open_stage(e, 1, 2, 0, (struct layer_range){ 0, 3 }, &warm);
+	for (uint32_t i = 0; i < 12; i++) {
+		post_ids(e, (struct ids){ .session = 1, .epoch = 2, .sequence = i, .position = i ? 15 + i : 0, .count = i ? 1 : 16, .want = 1 },
+			 i ? &said[i - 1] : prompt());
+		said[i] = tokens(e)->tokens[0].id;
+	}
+	/* prompt and the first eleven again as a prompt, as home does when a stage was lost */
+	memcpy(ids, prompt(), 16 * sizeof *ids);
+	memcpy(ids + 16, said, 11 * sizeof *ids);
+	open_stage(e, 1, 3, 0, (struct layer_range){ 0, 3 }, &warm);
+	post_ids(e, (struct ids){ .session = 1, .epoch = 3, .count = 27, .want = 1 }, ids);
+	assert_int_equal(tokens(e)->tokens[0].id, said[11]);
+}
+
+static void post_render(struct engine *e, bool chat, const char *text)
+{
+	struct render_message message = { .role = "user", .role_length = 4, .content = text, .content_length = strlen(text) };
+	struct engine_render m = { .request = 4, .chat = chat, .add_special = true, .n_messages = 1, .messages = &message };
+
+	assert_int_equal(engine_render_encode(&e->out, &m), 0);
+	post(e);
+}
+
+static void text_becomes_tokens_with_and_without_the_chat_template(void **state)
+{
+	struct engine_rendered plain, chat;
+	struct engine *e = *state;
+	size_t n;
+
+	post_render(e, false, "ab");
+	expect(e, FRAME_ENGINE_RENDERED);
+	assert_int_equal(engine_rendered_decode(&e->frame, &plain), 0);
+	assert_int_equal(plain.request, 4);
+	n = plain.n_tokens;
+	assert_true(n >= 3);
+	assert_int_equal(get_u32(plain.tokens), 1);                              /* beginning of text */
+	assert_int_equal(get_u32(plain.tokens + 4 * (n - 1)), 3 + 'b');          /* bytes, in this vocabulary */
+	post_render(e, true, "ab");
+	expect(e, FRAME_ENGINE_RENDERED);
+	assert_int_equal(engine_rendered_decode(&e->frame, &chat), 0);
+	assert_true(chat.n_tokens > n + 30);                                     /* <|im_start|>user ... assistant */
+	post_render(e, false, "");
+	expect(e, FRAME_ENGINE_RENDERED);
+}
+
+static void garbage_ends_the_engine_cleanly(void **state)
+{
+	struct engine e;
+
+	engine_start(&e, NULL);
+	assert_int_equal(buf_append(&e.out, "GET / HTTP/1.1\r\n\r\n", 18), 0);
+	post(&e);
+	assert_int_equal(wire_next(&e.wire, &e.frame), ERR_CANCELLED);
+	assert_int_equal(engine_stop(&e), 1);
+}
+
+/* --- loading --------------------------------------------------------------------------------------- */
+
+/* Loads that are refused, one after the other, in one engine: then one that is not. */
+static void loads_that_cannot_be_are_refused_with_a_reason(void **state)
+{
+	const struct tiny_model gemma = { .architecture = "gemma3", .n_layer = 12, .type = GGML_TYPE_F32, .tied = true, .window = 32 };
+	const struct tiny_model unknown = { .architecture = "arctic-fox", .n_layer = 3, .type = GGML_TYPE_F32 };
+	const struct layer_range all = { 0, 3 }, inner = { 1, 2 }, bad_cut = { 0, 5 };
+	struct model_extent extent;
+	struct engine_load m;
+	struct engine e;
+	int fd;
+
+	engine_start(&e, NULL);
+	fd = tiny_model_open(&small);
+	m = load_of(&all, 1, 4, 1, fd, &extent);                 /* another layer count than the file's */
+	post_load(&e, fd, &m);
+	expect_engine_fault(&e, ERR_MODEL);
+
+	fd = tiny_model_open(&small);
+	m = load_of(&all, 1, 3, 1, fd, &extent);
+	m.n_extents = 0;                                         /* nothing is verified */
+	post_load(&e, fd, &m);
+	expect_engine_fault(&e, ERR_ARRIVING);
+
+	fd = tiny_model_open(&small);
+	m = load_of(&all, 1, 3, 1, fd, &extent);
+	extent.length -= 5000;                                   /* the last tensors are not */
+	post_load(&e, fd, &m);
+	assert_non_null(strstr(expect_engine_fault(&e, ERR_ARRIVING).detail, "not verified"));
+
+	fd = tiny_model_open(&small);
+	m = load_of(&all, 1, 3, 1, fd, &extent);
+	m.memory_max = 100000;
+	post_load(&e, fd, &m);
+	assert_non_null(strstr(expect_engine_fault(&e, ERR_BUDGET).detail, "MiB"));
+
+	fd = tiny_model_open(&gemma);
+	m = load_of(&bad_cut, 1, 12, 1, fd, &extent);
+	post_load(&e, fd, &m);
+	assert_non_null(strstr(expect_engine_fault(&e, ERR_UNSUPPORTED).detail, "attention"));
+
+	fd = tiny_model_open(&unknown);
+	m = load_of(&inner, 1, 3, 1, fd, &extent);
+	post_load(&e, fd, &m);
+	assert_non_null(strstr(expect_engine_fault(&e, ERR_UNSUPPORTED).detail, "whole on one node"));
+
+	fd = tiny_model_open(&unknown);                          /* nor does libllama know it */
+	m = load_of(&all, 1, 3, 1, fd, &extent);
+	post_load(&e, fd, &m);
+	expect_engine_fault(&e, ERR_MODEL);
+
+	fd = tiny_file("not a model", 11);
+	m = load_of(&all, 1, 3, 1, fd, &extent);
+	post_load(&e, fd, &m);
+	expect_engine_fault(&e, ERR_MODEL);
+
+	post_open(&e, 1, 1, 0, all, NULL);
+	expect_fault(&e, ERR_UNKNOWN);
+	post_render(&e, false, "x");
+	expect_engine_fault(&e, ERR_UNSUPPORTED);
+
+	load(&e, &small, &inner, 1, 1);
+	post_render(&e, false, "x");                             /* inner layers have no vocabulary */
+	expect_engine_fault(&e, ERR_UNSUPPORTED);
+	fd = tiny_model_open(&small);
+	m = load_of(&all, 1, 3, 1, fd, &extent);                 /* one model an engine */
+	post_load(&e, fd, &m);
+	expect_engine_fault(&e, ERR_BUSY);
+	assert_int_equal(engine_stop(&e), 0);
+}
+
+/* 60 layers with 64 sessions are more than the process's limit, which is found out before anything is allocated; 15 layers with 16
+ * sessions fit under the same limit. */
+static void the_process_limit_refuses_what_a_shard_of_it_allows(void **state)
+{
+	const struct tiny_model large = { .architecture = "llama", .n_layer = 60, .type = GGML_TYPE_F32 };
+	const struct layer_range all = { 0, 60 }, quarter = { 15, 30 };
+	struct engine_loaded loaded;
+	struct model_extent extent;
+	struct engine_load m;
+	struct engine e;
+	int fd;
+
+	engine_start(&e, "160M");
+	fd = tiny_model_open(&large);
+	m = load_of(&all, 1, 60, 64, fd, &extent);               /* 64 sessions: 60 layers of KV are more than the limit */
+	post_load(&e, fd, &m);
+	assert_non_null(strstr(expect_engine_fault(&e, ERR_BUDGET).detail, "limited to 160.0 MiB"));
+	fd = tiny_model_open(&large);
+	m = load_of(&quarter, 1, 60, 16, fd, &extent);
+	post_load(&e, fd, &m);
+	expect(&e, FRAME_ENGINE_LOADED);
+	assert_int_equal(engine_loaded_decode(&e.frame, &loaded), 0);
+	assert_true(loaded.kv_bytes > 1 << 20);
+	assert_int_equal(engine_stop(&e), 0);
+}
+
+static void a_split_model_loads_from_its_parts(void **state)
+{
+	struct tiny_model part = small;
+	const struct layer_range all = { 0, 3 };
+	struct model_extent extents[2];
+	struct engine_load m;
+	struct engine whole, split;
+	int32_t id;
+	int fds[2];
+
+	engine_start(&whole, NULL);
+	load(&whole, &small, &all, 1, 1);
+	open_stage(&whole, 1, 1, 0, all, NULL);
+	post_ids(&whole, at(&whole, 0, 10, 1), prompt());
+	id = tokens(&whole)->tokens[0].id;
+	assert_int_equal(engine_stop(&whole), 0);
+
+	part.parts = 2;
+	for (part.part = 0; part.part < 2; part.part++) {
+		fds[part.part] = tiny_model_open(&part);
+		m = load_of(&all, 1, 3, 1, fds[part.part], &extents[part.part]);
+		extents[part.part].file = part.part;
+	}
+	m.n_files = 2;
+	m.n_extents = 2;
+	m.extents = extents;
+	engine_start(&split, NULL);
+	assert_int_equal(engine_load_encode(&split.out, &m), 0);
+	assert_int_equal(wire_send(&split.wire, &split.out, fds, 2), 0);
+	close(fds[0]);
+	close(fds[1]);
+	expect(&split, FRAME_ENGINE_LOADED);
+	open_stage(&split, 1, 1, 0, all, NULL);
+	post_ids(&split, at(&split, 0, 10, 1), prompt());
+	assert_int_equal(tokens(&split)->tokens[0].id, id);
+	assert_int_equal(engine_stop(&split), 0);
+}
+
+/* --- inspecting ------------------------------------------------------------------------------------ */
+
+static void post_inspect(struct engine *e, int fd)
+{
+	struct engine_inspect m = { .request = 3, .n_files = 1, .names = { "tiny.gguf" } };
+
+	assert_int_equal(engine_inspect_encode(&e->out, &m), 0);
+	assert_int_equal(wire_send(&e->wire, &e->out, &fd, 1), 0);
+	close(fd);
+}
+
+static void inspection_says_where_every_layer_lies(void **state)
+{
+	const struct tiny_model model = { .architecture = "llama", .n_layer = 6, .type = GGML_TYPE_Q8_0, .chat = true };
+	const struct layer_range one = { 2, 3 }, first = { 0, 1 }, last = { 5, 6 }, all = { 0, 6 };
+	struct engine_inspected m;
+	struct manifest_body *b = &m.manifest;
+	struct engine e;
+
+	engine_start(&e, NULL);
+	post_inspect(&e, tiny_model_open(&model));
+	expect(&e, FRAME_ENGINE_INSPECTED);
+	assert_int_equal(engine_inspected_decode(&e.frame, &m), 0);
+	assert_int_equal(m.request, 3);
+	assert_string_equal(b->name, "tiny-test-model");         /* "tiny test/model" is not a name */
+	assert_string_equal(b->architecture, "llama");
+	assert_string_equal(b->licence, "mit");
+	assert_string_equal(b->quantisation, "q8_0");            /* the file does not say */
+	assert_int_equal(b->n_layer, 6);
+	assert_int_equal(b->n_embd, TINY_EMBD);
+	assert_int_equal(b->row_bytes, TINY_EMBD * 4);
+	assert_int_equal(b->n_vocab, TINY_VOCAB);
+	assert_int_equal(b->context, TINY_CONTEXT);
+	assert_int_equal(b->kv_bytes_token_layer, 2 * 16 * 2 * 2);       /* two heads of 16, K and V, float16 */
+	assert_true(b->compute_bytes > 10000);
+	assert_true(b->parameters > 200000);
+	assert_true(b->splittable);
+	assert_true(b->chat_template);
+	assert_int_equal(b->n_files, 1);
+	assert_string_equal(b->files[0].name, "tiny.gguf");
+	/* a layer is the same everywhere; ends cost more; everything is nearly the file */
+	assert_true(manifest_bytes(b, &first, 1) > manifest_bytes(b, &one, 1));
+	assert_true(manifest_bytes(b, &last, 1) > manifest_bytes(b, &one, 1));
+	assert_true(manifest_bytes(b, &all, 1) <= b->files[0].size && b->files[0].size - manifest_bytes(b, &all, 1) < 1024);
+	manifest_free(b);
+
+	post_inspect(&e, tiny_file("GGUF is what it begins with", 27));
+	expect_engine_fault(&e, ERR_UNSUPPORTED);
+	post_inspect(&e, tiny_file("", 0));
+	expect_engine_fault(&e, ERR_MODEL);
+	assert_int_equal(engine_stop(&e), 0);
+}
+
+static void inspection_says_what_must_not_be_cut(void **state)
+{
+	const struct tiny_model gemma = { .architecture = "gemma3", .n_layer = 18, .type = GGML_TYPE_F32, .tied = true, .window = 32 };
+	struct engine_inspected m;
+	struct engine e;
+
+	engine_start(&e, NULL);
+	post_inspect(&e, tiny_model_open(&gemma));
+	expect(&e, FRAME_ENGINE_INSPECTED);
+	assert_int_equal(engine_inspected_decode(&e.frame, &m), 0);
+	assert_true(m.manifest.splittable);
+	assert_false(m.manifest.chat_template);
+	for (uint32_t c = 0; c <= 18; c++)
+		assert_int_equal(manifest_may_cut(&m.manifest, c), c % 6 == 0);
+	/* tied: the last shard reads the embedding as its output matrix */
+	assert_true(manifest_group_in(&m.manifest, GROUP_OUTPUT, (struct layer_range[]){ { 12, 18 } }, 1));
+	assert_true(manifest_bytes(&m.manifest, (struct layer_range[]){ { 12, 18 } }, 1) >
+		    manifest_bytes(&m.manifest, (struct layer_range[]){ { 6, 12 } }, 1) + TINY_VOCAB * TINY_EMBD * 4 - 1);
+	manifest_free(&m.manifest);
+	assert_int_equal(engine_stop(&e), 0);
+}
+
+/* What inspection says a shard reads is enough to load it: everything else of the file is a hole. */
+static void the_extents_of_a_manifest_are_enough_for_a_shard(void **state)
+{
+	static const struct layer_range ranges[] = { { 0, 1 }, { 1, 3 }, { 3, 4 } };
+	const struct tiny_model model = { .architecture = "qwen3", .n_layer = 4, .type = GGML_TYPE_Q8_0, .tied = true };
+	struct engine_inspected inspected;
+	struct engine e;
+
+	engine_start(&e, NULL);
+	post_inspect(&e, tiny_model_open(&model));
+	expect(&e, FRAME_ENGINE_INSPECTED);
+	assert_int_equal(engine_inspected_decode(&e.frame, &inspected), 0);
+	assert_int_equal(engine_stop(&e), 0);
+	for (int i = 0; i < 3; i++) {
+		int fd = tiny_model_open(&model);
+		struct model_extent extent, extents[64];
+		struct engine_load m = load_of(&ranges[i], 1, 4, 1, fd, &extent);
+
+		m.n_extents = 0;
+		m.extents = extents;
+		for (size_t k = 0; k < inspected.manifest.n_extents; k++)
+			if (manifest_group_in(&inspected.manifest, inspected.manifest.extents[k].group, &ranges[i], 1))
+				extents[m.n_extents++] = inspected.manifest.extents[k];
+		engine_start(&e, NULL);
+		post_load(&e, fd, &m);
+		expect(&e, FRAME_ENGINE_LOADED);
+		assert_int_equal(engine_stop(&e), 0);
+	}
+	manifest_free(&inspected.manifest);
+}
+
+/* --- the program ----------------------------------------------------------------------------------- */
+
+static int run(const char *argument, const char *value, char *out, size_t size)
+{
+	int ends[2], status;
+	size_t n = 0;
+	pid_t pid;
+
+	assert_int_equal(pipe(ends), 0);
+	pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		dup2(ends[1], 1);
+		execl(program(), "essaim-engine", argument, value, NULL);
+		_exit(127);
+	}
+	close(ends[1]);
+	for (ssize_t r = 1; r > 0 && n < size - 1; n += (size_t)(r > 0 ? r : 0))
+		r = read(ends[0], out + n, size - 1 - n);
+	out[n] = 0;
+	close(ends[0]);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+static void the_sandbox_denies_files_sockets_and_programs(void **state)
+{
+	char out[4096];
+	int status = run("--check-sandbox", NULL, out, sizeof out);
+
+	if (status)
+		print_error("%s", out);
+	assert_int_equal(status, 0);
+	assert_non_null(strstr(out, "denied: open a file"));
+	assert_non_null(strstr(out, "denied: make an internet socket"));
+	assert_non_null(strstr(out, "denied: execute a program"));
+	assert_non_null(strstr(out, "denied: start a process"));
+	assert_non_null(strstr(out, "allowed: start a thread"));
+	assert_null(strstr(out, "ALLOWED"));
+}
+
+static void hello_says_version_quirks_and_that_the_sandbox_stands(void **state)
+{
+	struct engine_hello hello;
+	struct engine e;
+	char text[64];
+
+	engine_start(&e, NULL);
+	assert_int_equal(engine_hello_decode(&e.frame, &hello), 0);
+	assert_true(hello.sandboxed);
+	assert_int_equal(sscanf(hello.engine, "llama %*s q%8[0-9a-f] cpu", text), 1);
+	assert_int_equal(strlen(text), 8);
+	assert_int_equal(engine_stop(&e), 0);
+}
+
+/* The real model, when it is there: the text that other software made of it. */
+static void the_stories_model_tells_its_story(void **state)
+{
+	static const char story[] = ", there was a little girl named Lily. She loved to play outside in the park. One day, she saw a big, red ball";
+	const char *shared = getenv("ESSAIM_SHARED");
+	const struct layer_range all = { 0, 5 };
+	struct model_extent extent;
+	struct engine_rendered rendered;
+	int32_t ids[64], id;
+	char path[400], said[400] = "";
+	struct engine_load m;
+	struct engine e;
+	size_t n;
+	int fd;
+
+	snprintf(path, sizeof path, "%s/models/stories260K-f32.gguf", shared ? shared : "");
+	fd = shared ? open(path, O_RDONLY) : -1;
+	if (fd < 0) {
+		print_message("$ESSAIM_SHARED/models/stories260K-f32.gguf is not there\n");
+		skip();
+		return;
+	}
+	engine_start(&e, NULL);
+	m = load_of(&all, 1, 5, 1, fd, &extent);
+	post_load(&e, fd, &m);
+	expect(&e, FRAME_ENGINE_LOADED);
+	post_render(&e, false, "Once upon a time");
+	expect(&e, FRAME_ENGINE_RENDERED);
+	assert_int_equal(engine_rendered_decode(&e.frame, &rendered), 0);
+	n = rendered.n_tokens;
+	assert_true(n > 1 && n < 32);
+	for (size_t i = 0; i < n; i++)
+		ids[i] = (int32_t)get_u32(rendered.tokens + 4 * i);
+	open_stage(&e, 1, 1, 0, all, NULL);
+	for (uint32_t i = 0; strlen(said) < strlen(story); i++) {
+		struct tokens_message *t;
+
+		post_ids(&e, (struct ids){ .session = 1, .epoch = 1, .sequence = i, .position = i ? (uint32_t)n + i - 1 : 0,
+					   .count = i ? 1 : (uint32_t)n, .want = 1 }, i ? &id : ids);
+		t = tokens(&e);
+		id = t->tokens[0].id;
+		assert_true(t->tokens[0].piece_length > 0 && i < 100);
+		strncat(said, (const char *)t->tokens[0].piece, t->tokens[0].piece_length);
+	}
+	assert_memory_equal(said, story, strlen(story));
+	assert_int_equal(engine_stop(&e), 0);
+}
+
+int main(void)
+{
+#define SESSION_TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(hello_says_version_quirks_and_that_the_sandbox_stands),
+		cmocka_unit_test(the_sandbox_denies_files_sockets_and_programs),
+		cmocka_unit_test(a_ring_of_llama_says_what_the_whole_model_says),
+		cmocka_unit_test(a_ring_of_qwen2_says_what_the_whole_model_says),
+		cmocka_unit_test(a_ring_of_qwen3_says_what_the_whole_model_says),
+		cmocka_unit_test(a_ring_of_gemma3_says_what_the_whole_model_says),
+		cmocka_unit_test(sessions_do_not_move_each_other),
+		cmocka_unit_test(frames_with_several_blocks_are_answered_one_by_one),
+		SESSION_TEST(writing_again_from_a_position_truncates),
+		SESSION_TEST(verifying_five_rows_says_what_single_steps_say),
+		SESSION_TEST(prefill_is_acknowledged_without_tokens),
+		SESSION_TEST(a_hole_in_the_positions_asks_for_a_replay),
+		SESSION_TEST(duplicates_are_dropped_and_gaps_are_faults),
+		SESSION_TEST(other_sessions_epochs_and_stages_are_faults),
+		SESSION_TEST(bad_tokens_rows_and_shapes_are_faults),
+		SESSION_TEST(positions_past_the_context_are_faults),
+		SESSION_TEST(a_session_that_is_closed_makes_room),
+		SESSION_TEST(sampling_is_the_same_after_a_replay),
+		SESSION_TEST(text_becomes_tokens_with_and_without_the_chat_template),
+		cmocka_unit_test(garbage_ends_the_engine_cleanly),
+		cmocka_unit_test(loads_that_cannot_be_are_refused_with_a_reason),
+		cmocka_unit_test(the_process_limit_refuses_what_a_shard_of_it_allows),
+		cmocka_unit_test(a_split_model_loads_from_its_parts),
+		cmocka_unit_test(inspection_says_where_every_layer_lies),
+		cmocka_unit_test(inspection_says_what_must_not_be_cut),
+		cmocka_unit_test(the_extents_of_a_manifest_are_enough_for_a_shard),
+		cmocka_unit_test(the_stories_model_tells_its_story),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
