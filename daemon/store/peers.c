@@ -1,5 +1,6 @@
 /* peers.c: the peers that may exchange pieces, as the torrent session wants them. Numeric addresses count at once; names
- * are resolved beside the loop, and count when the answer is there.
+ * are resolved beside the loop and count when the answer is there. The answer is kept: the same list said again every few
+ * seconds must not drop its names until they are resolved anew.
  *
  * Thread: loop. SPDX-License-Identifier: AGPL-3.0-or-later */
 #include "daemon/store/catalog.h"
@@ -13,11 +14,23 @@
 #include "proto/log.h"
 
 #define PEERS_MAX 1024
+#define NAMES_MAX 32
+#define NAME_ADDRESSES_MAX 8
+#define NAME_MS 60000                /* an answer is asked for again after so long */
+
+struct name {
+	char host[256];
+	uint64_t at;                 /* the loop's ms */
+	size_t n;
+	struct sockaddr_storage list[NAME_ADDRESSES_MAX];
+};
 
 struct peers {
 	unsigned generation;                 /* of the list; late answers for an older one are dropped */
 	size_t n;
 	struct sockaddr_storage list[PEERS_MAX];
+	size_t n_names;              /* ever kept; the oldest makes room */
+	struct name names[NAMES_MAX];
 };
 
 struct resolving {
@@ -53,17 +66,42 @@ static void apply(struct store *store)
 		torrent_session_set_peers(store->torrents, store->peers->list, store->peers->n);
 }
 
+static struct name *name_of(struct peers *peers, const char *host)
+{
+	for (size_t i = 0; i < NAMES_MAX; i++) {
+		if (peers->names[i].n && strcmp(peers->names[i].host, host) == 0)
+			return &peers->names[i];
+	}
+	return NULL;
+}
+
+static void keep(struct store *store, const char *host, const struct addrinfo *found)
+{
+	struct name *name = name_of(store->peers, host);
+
+	if (!name)
+		name = &store->peers->names[store->peers->n_names++ % NAMES_MAX];
+	snprintf(name->host, sizeof name->host, "%s", host);
+	name->at = uv_now(store->loop);
+	name->n = 0;
+	for (; found && name->n < NAME_ADDRESSES_MAX; found = found->ai_next) {
+		if (found->ai_addrlen <= sizeof name->list[0])
+			memcpy(&name->list[name->n++], found->ai_addr, found->ai_addrlen);
+	}
+}
+
 static void on_resolved(uv_getaddrinfo_t *request, int status, struct addrinfo *found)
 {
 	struct resolving *r = request->data;
 	struct store *store = r->store;
 
 	store->works--;
-	if (status == 0 && r->generation == store->peers->generation) {
-		for (struct addrinfo *a = found; a; a = a->ai_next)
+	if (status == 0) {
+		keep(store, r->host, found);
+		for (struct addrinfo *a = found; a && r->generation == store->peers->generation; a = a->ai_next)
 			put(store->peers, a->ai_addr, r->port);
 		apply(store);
-	} else if (status != 0 && status != UV_ECANCELED) {
+	} else if (status != UV_ECANCELED) {
 		log_debug("torrent peer %s: %s", r->host, uv_strerror(status));
 	}
 	uv_freeaddrinfo(found);
@@ -73,9 +111,15 @@ static void on_resolved(uv_getaddrinfo_t *request, int status, struct addrinfo *
 
 static void resolve(struct store *store, const char *host, uint16_t port)
 {
-	struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_ADDRCONFIG};
-	struct resolving *r = calloc(1, sizeof *r);
+	struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
+	const struct name *name = name_of(store->peers, host);
+	struct resolving *r;
 
+	for (size_t i = 0; name && i < name->n; i++)
+		put(store->peers, (const struct sockaddr *)&name->list[i], port);
+	if (name && uv_now(store->loop) < name->at + NAME_MS)
+		return;
+	r = calloc(1, sizeof *r);
 	if (!r)
 		return;
 	r->request.data = r;
@@ -117,6 +161,7 @@ static int split(const char *text, char *host, size_t size, uint16_t *port)
 
 int store_set_peers(struct store *store, const char *const *addresses, size_t n)
 {
+	struct peers *peers;
 	int bad = 0;
 
 	if (store->phase != STORE_OPEN)
@@ -128,8 +173,9 @@ int store_set_peers(struct store *store, const char *const *addresses, size_t n)
 		if (!store->peers)
 			return -ENOMEM;
 	}
-	store->peers->generation++;
-	store->peers->n = 0;
+	peers = store->peers;
+	peers->generation++;
+	peers->n = 0;
 	for (size_t i = 0; i < n; i++) {
 		struct sockaddr_in four;
 		struct sockaddr_in6 six;
@@ -140,9 +186,9 @@ int store_set_peers(struct store *store, const char *const *addresses, size_t n)
 		if (err)
 			bad = err;       /* the others count all the same */
 		else if (uv_ip4_addr(host, port, &four) == 0)
-			put(store->peers, (struct sockaddr *)&four, port);
+			put(peers, (struct sockaddr *)&four, port);
 		else if (uv_ip6_addr(host, port, &six) == 0)
-			put(store->peers, (struct sockaddr *)&six, port);
+			put(peers, (struct sockaddr *)&six, port);
 		else
 			resolve(store, host, port);
 	}

@@ -214,6 +214,7 @@ static int model_new(struct store *store, const uint8_t id[KEY_BYTES], const str
 	m->next = store->models;
 	store->models = m;
 	*out = m;
+	progress_update(store, m);
 	return 0;
 fail:
 	model_free(m);

@@ -320,6 +320,11 @@ extern "C" int torrent_layout(const struct manifest_body *body, struct layout *o
 			say(why, why_size, "the manifest's torrent is of BitTorrent's first version alone (BEP 3, not BEP 52)");
 			return static_cast<int>(ERR_MALFORMED);
 		}
+		if (!params.trackers.empty() || !params.url_seeds.empty() || !params.http_seeds.empty() || !params.dht_nodes.empty() ||
+		    !ti.trackers().empty() || !ti.web_seeds().empty()) {
+			say(why, why_size, "the manifest's torrent names trackers or web seeds; nothing is announced to anyone");
+			return static_cast<int>(ERR_MALFORMED);
+		}
 		std::vector<lt::file_index_t> files = match_files(ti, body);
 		if (files.empty() || files.size() > MODEL_FILES_MAX) {
 			say(why, why_size, "the manifest's torrent is not of the manifest's files");
@@ -721,9 +726,6 @@ extern "C" int torrent_session_add(struct torrent_session *session, uint32_t id,
 		params.save_path = folder.substr(0, folder.find_last_of('/') + 1);
 		for (size_t i = 0; i < files.size(); i++)
 			params.renamed_files[files[i]] = add->paths[i];
-		params.trackers.clear();
-		params.url_seeds.clear();
-		params.dht_nodes.clear();
 		params.flags = lt::torrent_flags::update_subscribe | lt::torrent_flags::apply_ip_filter |
 			       lt::torrent_flags::disable_dht | lt::torrent_flags::disable_lsd | lt::torrent_flags::disable_pex;
 		if (add->stamps) {
@@ -824,6 +826,10 @@ extern "C" void torrent_session_set_peers(struct torrent_session *session, const
 				list.emplace_back(gate::unmapped(lt::address_v6(bytes, in->sin6_scope_id)), ntohs(in->sin6_port));
 			}
 		}
+		std::sort(list.begin(), list.end());
+		list.erase(std::unique(list.begin(), list.end()), list.end());
+		if (list == session->peers)
+			return 0;          /* who says so every few seconds costs nothing */
 		session->who->set(list);
 		session->session->set_ip_filter(filter_of(list));
 		session->peers = std::move(list);

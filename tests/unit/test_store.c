@@ -692,6 +692,64 @@ static void a_peer_that_is_no_longer_listed_gets_nothing_more(void **state)
 	world_close(&w);
 }
 
+static void a_peer_may_be_a_name_and_a_word_that_is_none_is_told(void **state)
+{
+	struct world w;
+	char a[32], b[32];
+
+	world_open(&w, NULL);
+	publish(&w);
+	know(&w, B);
+	snprintf(a, sizeof a, "localhost:%u", store_port(w.nodes[A].store));
+	snprintf(b, sizeof b, "localhost:%u", store_port(w.nodes[B].store));
+	assert_int_equal(store_set_peers(w.nodes[A].store, (const char *[]){"no port", b}, 2), ERR_MALFORMED);
+	assert_int_equal(store_set_peers(w.nodes[B].store, (const char *[]){a}, 1), 0);
+	want(&w, B, 0, 1);
+	await_state(&w, B, STORE_READY);
+	/* said again: the connection stays */
+	while (!status_of(&w, B).peers)
+		uv_run(&w.loop, UV_RUN_ONCE);
+	assert_int_equal(store_set_peers(w.nodes[B].store, (const char *[]){a}, 1), 0);
+	want(&w, B, 0, 2);
+	while (status_of(&w, B).state != STORE_READY) {
+		assert_true(status_of(&w, B).peers >= 1);
+		uv_run(&w.loop, UV_RUN_ONCE);
+	}
+	assert_int_equal(store_set_peers(w.nodes[A].store, (const char *[]){"[::1]:x"}, 1), ERR_MALFORMED);
+	assert_int_equal(store_set_peers(w.nodes[A].store, (const char *[]){"1.2.3.4:65536"}, 1), ERR_MALFORMED);
+	assert_int_equal(store_set_peers(w.nodes[A].store, (const char *[]){":1"}, 1), ERR_MALFORMED);
+	assert_int_equal(store_set_peers(w.nodes[A].store, (const char *[]){"[::1]:80", "1.2.3.4:0"}, 2), 0);
+	world_close(&w);
+}
+
+static void a_port_that_is_taken_is_an_error_that_says_so(void **state)
+{
+	struct world w;
+	struct store *everywhere = NULL, *second = NULL;
+	struct store_config config = {.listen_host = ""};
+	char why[200] = "", home[512];
+	bool closed = false;
+
+	world_open(&w, NULL);
+	config.loop = &w.loop;
+	config.home = w.dir;
+	assert_int_equal(store_open(&everywhere, &config, why, sizeof why), 0);
+	assert_true(store_port(everywhere) != 0);
+	config.listen_port = store_port(everywhere);
+	snprintf(home, sizeof home, "%s/other", w.dir);
+	mkdir(home, 0700);
+	config.home = home;
+	assert_int_equal(store_open(&second, &config, why, sizeof why), -EADDRINUSE);
+	assert_non_null(strstr(why, "another port"));
+	config.home = "/nonexistent/home";
+	assert_int_equal(store_open(&second, &config, why, sizeof why), -ENOENT);
+	assert_non_null(strstr(why, "/nonexistent/home"));
+	store_close(everywhere, on_closed, &closed);
+	while (!closed)
+		uv_run(&w.loop, UV_RUN_ONCE);
+	world_close(&w);
+}
+
 /* --- bytes that are not what they should be ------------------------------------------------------------- */
 
 static void flip(const char *path, uint64_t offset)
@@ -882,6 +940,22 @@ static void manifests_that_contradict_themselves_are_refused(void **state)
 		w.body.info_length = whole;
 	}
 	log_set_level(LOG_LEVEL_INFO);
+	/* a torrent that would have us talk to somebody else */
+	static const char tracker[] = "8:announce21:http://127.0.0.1:9/ann", seed[] = "8:url-list19:http://127.0.0.1:9/";
+	for (int k = 0; k < 2; k++) {
+		const char *more = k ? seed : tracker;
+		struct manifest_body b = w.body;
+
+		b.info_length += strlen(more);
+		b.info = malloc(b.info_length);
+		assert_non_null(b.info);
+		size_t at = k ? w.body.info_length - 1 : 1;
+		memcpy(b.info, w.body.info, at);
+		memcpy(b.info + at, more, strlen(more));
+		memcpy(b.info + at + strlen(more), w.body.info + at, w.body.info_length - at);
+		assert_int_equal(store_add(w.nodes[B].store, w.id, &b, NULL), ERR_MALFORMED);
+		free(b.info);
+	}
 	/* a file that would lie where the store keeps its own notes */
 	strcpy(w.body.files[0].name, "resume");
 	assert_int_equal(store_add(w.nodes[B].store, w.id, &w.body, NULL), ERR_MALFORMED);
@@ -1299,6 +1373,8 @@ int main(int argc, char **argv)
 		cmocka_unit_test(a_model_of_two_files_arrives_whole_in_the_manifests_order),
 		cmocka_unit_test(a_stranger_on_an_allowed_host_gets_nothing),
 		cmocka_unit_test(a_peer_that_is_no_longer_listed_gets_nothing_more),
+		cmocka_unit_test(a_peer_may_be_a_name_and_a_word_that_is_none_is_told),
+		cmocka_unit_test(a_port_that_is_taken_is_an_error_that_says_so),
 		cmocka_unit_test(a_flipped_byte_is_refused_and_noted),
 		cmocka_unit_test(a_published_file_that_changes_is_not_seeded_and_never_written),
 		cmocka_unit_test(a_published_file_that_rots_silently_is_found_by_its_hash),
