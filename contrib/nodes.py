@@ -73,6 +73,12 @@ class Node:
         body = {"model": model, "temperature": 0, "max_tokens": max_tokens, "stream": True, "stream_options": {"include_usage": True}, **more}
         body.update({"messages": [{"role": "user", "content": question}]} if chat else {"prompt": question})
         connection = self.http()
+        try:
+            return self._stream(connection, chat, body, on_text)
+        finally:
+            connection.close()
+
+    def _stream(self, connection, chat, body, on_text):
         connection.request("POST", "/v1/chat/completions" if chat else "/v1/completions", json.dumps(body),
                            {"Authorization": "Bearer " + self.api_key(), "Content-Type": "application/json"})
         response = connection.getresponse()
@@ -92,7 +98,6 @@ class Node:
                 text = choice["delta"].get("content", "") if chat else choice["text"]
                 answer += text
                 on_text(text)
-        connection.close()
         return answer, tokens, disclosure
 
     def http(self):

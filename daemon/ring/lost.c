@@ -164,7 +164,7 @@ void home_settle(struct ring_session *s)
 	if (ends || !s->ask.on_lost) {
 		text_copy(detail, sizeof detail, s->trouble_detail);
 		home_finish(s, s->trouble_code, NULL, detail);
-	} else if (!setup && s->lost && ++s->barren == BARREN_MAX) {
+	} else if (!setup && s->trouble_code == ERR_ENGINE && s->lost && ++s->barren == BARREN_MAX) {
 		/* Perhaps this very question is what kills the engines: it must not go on until models are quarantined. */
 		snprintf(detail, sizeof detail, "%s; it happened %u times at the same place", s->trouble_detail, s->barren + 1);
 		home_finish(s, s->trouble_code, NULL, detail);

@@ -24,7 +24,7 @@
 #define SILENCE_ROW_MS 1000          /* and for every further row in flight: a slow machine may prefill for minutes */
 #define FLIGHT_MAX 4                 /* home: blocks of one session on their way */
 #define LOST_MAX 8                   /* new plans without a token between them */
-#define BARREN_MAX 1                 /* rings that ran and were lost without one more token */
+#define BARREN_MAX 1                 /* engines of others that died again without one more token */
 #define PATIENCE_MS 20000            /* home: so long a stage may be missing (an engine restarts, a node reboots its service) */
 #define AGAIN_MS 500                 /* home: between two attempts meanwhile */
 #define REPLAYS_MAX 16               /* NEED_REPLAY in one question */
@@ -100,7 +100,7 @@ struct ring_session {
 	int trouble_code;
 	char trouble_detail[240];
 	unsigned lost;               /* new plans since the last token */
-	unsigned barren;             /* of them, those lost while running */
+	unsigned barren;             /* since then, engines that died while running */
 	uint64_t lost_since;         /* monotonic ms of the first loss since the last token; 0: none */
 	size_t n_failed;
 	uint8_t failed[RING_STAGES_MAX][KEY_BYTES];
