@@ -166,6 +166,17 @@ static double mib(uint64_t bytes)
 	return (double)bytes / 1048576.0;
 }
 
+/* Is it read by one of the ranges: their layers, and at the end what makes logits. */
+static bool is_loaded(const struct server *s, const struct engine_load *m, const struct directory_tensor *t)
+{
+	for (size_t i = 0; i < m->n_ranges; i++) {
+		if (t->layer >= 0 ? t->layer >= (int32_t)m->ranges[i].first && t->layer < (int32_t)m->ranges[i].end
+				  : m->ranges[i].end == s->directory.n_layer)
+			return true;
+	}
+	return false;
+}
+
 /* ggml aborts when an allocation fails, so whether everything fits is known before anything is allocated. Besides what stays, a
  * load needs room for the largest tensor (repacking reads it whole), thread stacks, and the vocabulary and the like. */
 static int compare_budget(struct server *s, const struct engine_load *m, const struct memory_use *sum, char *why, size_t why_size)
@@ -173,7 +184,7 @@ static int compare_budget(struct server *s, const struct engine_load *m, const s
 	uint64_t limit, used = memory_data(&limit), total = sum->weights + sum->kv + sum->compute, largest = 0, passing;
 
 	for (size_t i = 0; i < s->directory.n_tensors; i++)
-		if (s->directory.tensors[i].size > largest)
+		if (s->directory.tensors[i].size > largest && is_loaded(s, m, &s->directory.tensors[i]))
 			largest = s->directory.tensors[i].size;
 	passing = sum->planned + largest + (uint64_t)m->threads * (8u << 20) + (8u << 20);
 	if (m->memory_max && total > m->memory_max) {

@@ -144,7 +144,7 @@ struct entry {
  * nothing is ever looked up in it. */
 static enum ggml_type smallest_type(int64_t n)
 {
-	static const enum ggml_type types[] = { GGML_TYPE_Q2_K, GGML_TYPE_Q4_0, GGML_TYPE_F16 };
+	static const enum ggml_type types[] = { GGML_TYPE_Q1_0, GGML_TYPE_Q2_K, GGML_TYPE_Q4_0, GGML_TYPE_F16 };
 
 	for (size_t i = 0; i < sizeof types / sizeof types[0]; i++)
 		if (n % ggml_blck_size(types[i]) == 0)
