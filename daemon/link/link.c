@@ -104,7 +104,7 @@ static void say_goodbye(struct link *link, int why)
 	pack_writer_init(&w, &head);
 	pack_map(&w, 1);
 	pack_kv_int(&w, "why", why);
-	if (!w.err && !why)
+	if (!w.err && !why && link->first)
 		link_queue_goodbye(link, &head);   /* behind what waits */
 	else if (!w.err && link->first_at == 0)
 		link_control(link, FRAME_BYE, &head);

@@ -60,6 +60,7 @@ struct link_config {
 	const uint8_t *link_secret;        /* X25519, CHANNEL_KEY bytes */
 	/* our current card record, asked for at each handshake; the view must last until it returns */
 	const uint8_t *(*card)(void *owner, size_t *n);
+	uint64_t (*now)(void *owner);      /* Unix seconds, as the other side is told; NULL: this machine's clock */
 	struct link_events events;
 	void *owner;
 };

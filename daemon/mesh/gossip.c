@@ -295,6 +295,10 @@ int gossip_accept(struct gossip *g, const uint8_t *record, size_t n, const uint8
 	uint8_t hash[1][KEY_BYTES], source[1][KEY_BYTES] = {{0}};
 	if (from)
 		memcpy(source[0], from, KEY_BYTES);
+	/* What gossip was refused once (our own card before the roster named us, those of an association that now
+	 * invites us) may be right now. */
+	crypto_generichash(hash[0], KEY_BYTES, record, n, NULL, 0);
+	memset(refused_slot(g, hash[0]), 0, sizeof(struct refused));
 	int err = take(g, record, n, hash[0], clock);
 	if (err == 1)
 		spread(g, (const uint8_t(*)[KEY_BYTES])hash, 1, (const uint8_t(*)[KEY_BYTES])source, clock);
@@ -303,10 +307,6 @@ int gossip_accept(struct gossip *g, const uint8_t *record, size_t n, const uint8
 
 int gossip_publish(struct gossip *g, const uint8_t *record, size_t n, struct gossip_clock clock)
 {
-	/* What was refused once, our own card before the roster named us, may be right now. */
-	uint8_t hash[KEY_BYTES];
-	crypto_generichash(hash, KEY_BYTES, record, n, NULL, 0);
-	memset(refused_slot(g, hash), 0, sizeof(struct refused));
 	return gossip_accept(g, record, n, NULL, clock);
 }
 

@@ -48,7 +48,12 @@ int mesh_send(struct mesh *mesh, const uint8_t node[KEY_BYTES], enum link_kind k
 bool mesh_is_up(const struct mesh *mesh, const uint8_t node[KEY_BYTES]);
 double mesh_rtt_ms(const struct mesh *mesh, const uint8_t node[KEY_BYTES]);    /* 0: unknown */
 
-/* Uses an invitation. done(err, sentence for people) exactly once; each address that failed is named with how. */
+/* From where another node saw us come last: "192.0.2.1:40122"; false when none said so. The port is the outgoing one. */
+bool mesh_observed(const struct mesh *mesh, char out[ADDRESS_SIZE]);
+
+/* Uses an invitation. On 0 done(err, sentence for people) follows exactly once, later; each address that failed is named with
+ * how. ERR_BUSY: another is being used. A node that joins with INVITATION_NODE takes the inviter's association over
+ * afterwards (main: keys, card); both need a card that was published. */
 int mesh_join(struct mesh *mesh, const struct invitation *invitation, void (*done)(void *arg, int err, const char *detail), void *arg);
 
 struct mesh_peer {
