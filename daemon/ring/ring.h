@@ -65,8 +65,9 @@ struct ring_ask {
 	/* One committed token; its text view lasts for the call. false: enough (a stop string), the ring closes with reason 0.
 	 * Not called for the end token, unless sampling.ignore_end. */
 	bool (*on_token)(void *arg, const struct token *token);
-	/* The ring lost a stage: give a new plan (0) or an error to end. failed lists nodes not to use; it may be empty when nobody
-	 * knows who was silent (the same plan will do: its set-up shows it). May be NULL. At most 3 times a question. */
+	/* The ring lost a stage: give a new plan (0), or an error. failed lists nodes not to use if others will do; it may be empty when
+	 * nobody knows who was silent (the same plan will do: its set-up shows it). After an error it is asked again every 500 ms for
+	 * 20 s, unless a stage refused (ERR_DENIED, ERR_BUSY, ERR_BUDGET): an engine may be back by then. NULL: any loss ends it. */
 	int (*on_lost)(void *arg, const uint8_t (*failed)[KEY_BYTES], size_t n_failed, struct ring_plan *plan);
 	/* Exactly once, last, never from inside ring_ask(): err 0 with finished "stop" (end token or enough) or "length". The
 	 * session is no longer the caller's when it returns; ring_session_use() may be called from inside. It comes up to 500 ms after

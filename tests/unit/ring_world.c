@@ -171,6 +171,15 @@ size_t world_engine_sessions(const struct world *w, size_t node)
 	return n;
 }
 
+static void forget_sessions(struct world_node *node)
+{
+	while (node->sessions) {
+		struct engine_session *s = node->sessions;
+		node->sessions = s->next;
+		free(s);
+	}
+}
+
 static void engine_says(struct world_node *node, struct buf *frame, uint64_t ms)
 {
 	struct world *w = node->world;
@@ -472,11 +481,7 @@ void world_release(struct world *w)
 	for (size_t i = 0; i < w->n_nodes; i++) {
 		struct world_node *node = &w->nodes[i];
 		ring_free(node->ring);
-		while (node->sessions) {
-			struct engine_session *s = node->sessions;
-			node->sessions = s->next;
-			free(s);
-		}
+		forget_sessions(node);
 	}
 	while (w->events) {
 		struct event *e = w->events;
@@ -518,9 +523,16 @@ static void step(struct world *w)
 	}
 	w->ms = w->next_tick;
 	w->next_tick += 250;
-	for (size_t i = 0; i < w->n_nodes; i++)
-		if (w->nodes[i].ring)
-			ring_tick(w->nodes[i].ring);
+	for (size_t i = 0; i < w->n_nodes; i++) {
+		struct world_node *node = &w->nodes[i];
+		if (node->engine_back_at && w->ms >= node->engine_back_at) {
+			node->engine_back_at = 0;
+			node->engine_dead = false;
+			forget_sessions(node);
+		}
+		if (node->ring)
+			ring_tick(node->ring);
+	}
 }
 
 void world_run_ms(struct world *w, uint64_t ms)
@@ -610,9 +622,11 @@ static int on_lost(void *arg, const uint8_t (*failed)[KEY_BYTES], size_t n_faile
 	a->lost++;
 	a->n_failed = n_failed;
 	memcpy(a->failed, failed, n_failed * KEY_BYTES);
-	if (!a->use_spares)
+	if (!a->use_spares && !a->forgives)
 		return ERR_UNREACHABLE;
 	*plan = a->plan;
+	if (a->forgives)
+		return 0;
 	for (size_t i = 0; i < plan->n_stages; i++) {
 		bool bad = false;
 		size_t node = index_of(w, plan->stages[i].node);

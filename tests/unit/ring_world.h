@@ -31,6 +31,7 @@ struct world_node {
 	/* its engine */
 	struct engine_session *sessions;
 	bool engine_dead, engine_silent, engine_swallows_opens;
+	uint64_t engine_back_at;               /* a dead engine lives again at this time; 0: never */
 	uint64_t engine_ms;                    /* extra time of each answer */
 	int forget_at;                         /* loses all positions once, at a block from this position on; -1: never */
 	unsigned opens, blocks, closes;        /* that reached the engine */
@@ -79,6 +80,7 @@ struct world_answer {                          /* of one question */
 	size_t n_failed;
 	uint8_t failed[RING_STAGES_MAX][KEY_BYTES];
 	bool use_spares;                       /* a new plan with any node that is up and not in failed */
+	bool forgives;                         /* the same plan again, whoever failed */
 	struct ring_plan plan;
 	struct ring_use use[RING_STAGES_MAX];
 	size_t n_use;

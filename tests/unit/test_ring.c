@@ -430,6 +430,66 @@ static void an_engine_that_dies_elsewhere_costs_a_pause_here_the_answer(void **s
 	}
 }
 
+/* node 1's engine dies at token 10 and is back when its node has loaded it anew */
+static void restart_engine_at_ten(struct world_answer *a)
+{
+	struct world_node *node = &a->world->nodes[1];
+	if (a->n != 10)
+		return;
+	node->engine_dead = true;
+	node->engine_back_at = a->world->ms + 3000;
+	ring_on_engine_lost(node->ring, a->world->model, "it crashed");
+}
+
+static void an_engine_that_comes_back_gets_its_stage_again(void **state)
+{
+	struct world w;
+	struct world_answer a = {.forgives = true, .on_token = restart_engine_at_ten};
+	int32_t prompt[40];
+	world_init(&w, 28, 3);
+	struct ring_plan plan = world_plan(&w, ring_of_three, 4);
+	world_prompt(&w, prompt, 40);
+	world_ask(&w, &a, &plan, prompt, 40, 40, lasting_seed(prompt, 40, 40));
+	world_run(&w, &a);
+	assert_whole(&a, prompt, 40, 40, lasting_seed(prompt, 40, 40));
+	assert_true(a.lost > 1);
+	assert_nothing_left(&w);
+	world_release(&w);
+}
+
+/* The eleventh token's row kills whatever engine computes it at stage 1. */
+static unsigned killed;
+static unsigned poison(struct world *w, size_t from, size_t to, const struct frame *frame)
+{
+	struct rows_message m;
+	if (frame->type != FRAME_ROWS || to != 1 || rows_decode(frame, &m) || m.blocks[0].position + m.blocks[0].count <= 50)
+		return 1;
+	killed++;
+	w->nodes[1].engine_dead = true;
+	w->nodes[1].engine_back_at = w->ms + 1000;
+	ring_on_engine_lost(w->nodes[1].ring, w->model, "it crashed");
+	return 0;
+}
+
+static void a_question_that_kills_engines_ends_before_they_are_quarantined(void **state)
+{
+	struct world w;
+	struct world_answer a = {.forgives = true};
+	int32_t prompt[40];
+	killed = 0;
+	world_init(&w, 29, 3);
+	w.filter = poison;
+	struct ring_plan plan = world_plan(&w, ring_of_three, 4);
+	world_prompt(&w, prompt, 40);
+	world_ask(&w, &a, &plan, prompt, 40, 40, lasting_seed(prompt, 40, 40));
+	world_run(&w, &a);
+	assert_int_equal(a.err, ERR_ENGINE);
+	assert_int_equal(killed, 2);
+	assert_true(is_beginning_of_whole(&a, prompt, 40, 40, lasting_seed(prompt, 40, 40)));
+	assert_nothing_left(&w);
+	world_release(&w);
+}
+
 static void a_stage_that_forgot_positions_gets_them_again(void **state)
 {
 	for (size_t forgets = 0; forgets < 3; forgets++)
@@ -1087,6 +1147,8 @@ int main(void)
 		cmocka_unit_test(a_silent_stage_is_found_by_the_next_set_up_and_replaced),
 		cmocka_unit_test(a_stage_without_a_way_to_the_next_is_not_ready),
 		cmocka_unit_test(an_engine_that_dies_elsewhere_costs_a_pause_here_the_answer),
+		cmocka_unit_test(an_engine_that_comes_back_gets_its_stage_again),
+		cmocka_unit_test(a_question_that_kills_engines_ends_before_they_are_quarantined),
 		cmocka_unit_test(a_stage_that_forgot_positions_gets_them_again),
 		cmocka_unit_test(a_session_outlives_its_tickets),
 		cmocka_unit_test(a_missing_block_is_noticed_and_nothing_wrong_comes_out),
