@@ -10,7 +10,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 set -u
 
-store=${TEST_STORE:-tests/unit/test_store}
+store=${TEST_STORE:-tests/unit/test_store_faults}
 command -v aria2c >/dev/null || { echo "aria2c is not installed (Debian: aria2)"; exit 77; }
 [ -x "$store" ] || { echo "$store is not built"; exit 77; }
 
