@@ -267,6 +267,21 @@ static void an_invitation_is_used_once(void **state)
 	assert_int_equal(temp_count("invitations"), 1);
 }
 
+static void a_used_invitation_that_a_backup_brings_back_stays_used(void **state)
+{
+	struct invitation v = sample(), found;
+	uint8_t bytes[1000];
+	size_t n;
+
+	(void)state;
+	assert_int_equal(invitation_keep(temp_home, &v), 0);
+	n = temp_read(kept_name(&v, ""), bytes, sizeof bytes);
+	assert_int_equal(invitation_consume(temp_home, v.id), 0);
+	assert_int_equal(temp_write(kept_name(&v, ""), bytes, n), 0);
+	assert_int_equal(invitation_consume(temp_home, v.id), ERR_USED);
+	assert_int_equal(invitation_find(temp_home, v.id, NOW, &found), ERR_USED);
+}
+
 static void *consume_in_a_thread(void *arg)
 {
 	struct invitation v = sample();
@@ -374,6 +389,7 @@ int main(void)
 		FACT(the_inviter_keeps_the_psk_and_not_the_secret),
 		FACT(an_unknown_or_expired_invitation_is_not_found),
 		FACT(an_invitation_is_used_once),
+		FACT(a_used_invitation_that_a_backup_brings_back_stays_used),
 		FACT(of_many_at_once_one_uses_it),
 		FACT(a_kept_file_that_others_may_read_invites_nobody),
 		FACT(a_damaged_kept_file_invites_nobody),

@@ -894,6 +894,11 @@ static void our_lapsed_stewards_work_comes_back_from_disk_only(void **state)
 	assert_int_equal(count_of(t, RECORD_AGREEMENT), 0);
 	sign_association(&bourdon, 1);
 	assert_int_equal(trust_restore(t, world_bytes.data, world_bytes.length, world_now), ERR_DENIED);
+	assert_int_equal(trust_introduce(t, bourdon.root.key), 0);    /* nor do others' former stewards come back */
+	sign_steward(&bourdon, &bourdon.steward2, 2);
+	assert_int_equal(take(t), 1);
+	sign_agreement(&bourdon, &colibri, (struct grant){ 0 }, 1);
+	assert_int_equal(trust_restore(t, world_bytes.data, world_bytes.length, world_now), ERR_DENIED);
 }
 
 static uint32_t next_random(uint32_t *state)
