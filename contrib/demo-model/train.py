@@ -1,12 +1,12 @@
 """Trains the target from nothing on the grammar's text, or the draft on the target's opinion of it.
 
-    python3 train.py target|draft --dir BUILD [--steps N]
+    python3 train.py target|draft --dir BUILD
 
 Resumes from BUILD/NAME.ckpt, which is written every 50 steps. Step s always sees the same text, so that an
-interrupted run ends as an uninterrupted one does. The rate is constant, then falls to nothing over the last 40 %;
-the last tenth of the steps has rows of the whole context (512), before that of 256. The first part learns from the plain
-grammar in steps of 4,096 tokens, the second from the grammar with varied questions in steps of 2,048, the third hears
-mostly the beginnings of answers, which weigh more: what an answer is about is decided there.
+interrupted run ends as an uninterrupted one does. The first part learns from the plain grammar in steps of 4,096
+tokens, the second from the grammar with varied questions in steps of 2,048, the third hears mostly the beginnings of
+answers, which weigh more: what an answer is about is decided there. The last tenth of the steps has rows of the whole
+context (512), before that of 256.
 Hidden matrices follow Muon (K. Jordan, 2024: momentum made orthogonal by a Newton-Schulz iteration), the rest AdamW.
 """
 import argparse
@@ -23,9 +23,11 @@ from tokenizer import Tokenizer
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 SEED = {"target": 1_000_000, "draft": 2_000_000}
-STEPS = {"target": 850, "draft": 1500}
 PARTS = {"target": (350, 450), "draft": (0, 0)}             # the steps where the second and the third part begin
-RATE = {"target": 0.02, "draft": 0.02}
+RATE, EMBED_RATE = 0.02, 0.004
+# The rate's course: (step, factor), straight lines between.
+COURSE = {"target": ((0, 0.03), (30, 1), (349, 1), (350, 0.7), (510, 0.7), (550, 0.62), (700, 0.62), (1000, 0)),
+          "draft": ((0, 0.03), (30, 1), (400, 1), (1000, 0))}
 EMA = 0.99
 WORKERS = 2                                                 # processes; each takes half of the rows
 
@@ -48,8 +50,10 @@ class Muon:
         self.momentum = [torch.zeros_like(p).share_memory_() for p in params]
 
     def step(self, rate, share):
-        """share: which of the matrices this worker updates."""
-        for p, n, m in list(zip(self.params, self.pieces, self.momentum))[share]:
+        """share: which of the blocks this worker updates."""
+        for i, (p, n, m) in enumerate(zip(self.params, self.pieces, self.momentum)):
+            if i // 4 % WORKERS != share:
+                continue
             m.lerp_(p.grad, 0.05)
             update = p.grad.lerp(m, 0.95)
             for w, u in zip(p.data.chunk(n), update.chunk(n)):
@@ -62,6 +66,14 @@ def shape(name, step, steps):
     part = sum(step >= begins for begins in PARTS[name])
     length = 512 if step >= 0.9 * steps else 256
     return (2048 if part else 4096) // length, length, part
+
+
+def course(name, step):
+    points = COURSE[name]
+    for (a, x), (b, y) in zip(points, points[1:]):
+        if step < b:
+            return x + (y - x) * (step - a) / (b - a)
+    return 0.0
 
 
 def loss_of(logits, targets, scale, total):
@@ -91,9 +103,8 @@ def main():
     args = argparse.ArgumentParser()
     args.add_argument("name", choices=list(model.CONFIGS))
     args.add_argument("--dir", default=os.path.join(HERE, "build"))
-    args.add_argument("--steps", type=int)
     args = args.parse_args()
-    name, steps = args.name, args.steps or STEPS[args.name]
+    name, steps = args.name, COURSE[args.name][-1][0]
     os.makedirs(args.dir, exist_ok=True)
     torch.set_flush_denormal(True)                          # denormals cost a factor of five here
     torch.set_num_threads(1)                                # two processes, not two threads: they meet once a step
@@ -132,7 +143,7 @@ def main():
             print("%s: %d parameters, from step %d to %d" % (name, sum(p.numel() for p in params), step, steps), flush=True)
         while step < steps:
             rows, length, part = shape(name, step, steps)
-            rate = min(1.0, (step + 1) / 30, (steps - step) / (0.4 * steps)) * (0.7 if part else 1.0)
+            rate = course(name, step)
             ids, targets, scale = data.batch(tok, SEED[name] + step, rows, length, length == 512, part)
             total = (scale * (targets != data.IGNORE)).sum()
             ids, targets, scale = ids[rank::WORKERS], targets[rank::WORKERS], scale[rank::WORKERS]
@@ -149,10 +160,10 @@ def main():
             barrier.wait()
             for i, p in enumerate(params):
                 torch.add(gradients[0][i], gradients[1][i], out=p.grad)
-            muon.step(RATE[name] * rate, slice(rank, None, WORKERS))
+            muon.step(RATE * rate, rank)
             if rank == 0:
                 for group in adam.param_groups:
-                    group["lr"] = 0.004 * rate
+                    group["lr"] = EMBED_RATE * rate
                 adam.step()
             now = losses.sum().item()
             barrier.wait()

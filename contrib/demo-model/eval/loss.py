@@ -62,7 +62,7 @@ class KneserNey:
 
 def main():
     program, target, draft = sys.argv[1:4]
-    steps = train.STEPS["target"]
+    steps = train.COURSE["target"][-1][0]
     tok = Tokenizer(os.path.join(HERE, "tokenizer.json"))
     docs = data.held_out(tok)
     lines = "".join(" ".join(map(str, d[:512])) + "\n" for d in docs)

@@ -1,0 +1,22 @@
+#!/bin/sh
+# greedy.sh MODEL.gguf: what llama-completion (llama.cpp-tools) says at temperature 0 to the prompts below, one line each:
+# the prompt, a tab, the text that follows; line feeds are written \n. Tests compare Essaim's own answer with it.
+set -eu
+while IFS= read -r prompt; do
+	[ -n "$prompt" ] || continue
+	text=$(printf '%b_' "$prompt")
+	# -no-cnv: the prompt as it stands; it is printed first, and "[end of text]" after an end of turn.
+	out=$(llama-completion -m "$1" -no-cnv --temp 0 -t 1 -n 96 --no-display-prompt --no-warmup -p "${text%_}" 2>/dev/null </dev/null |
+		sed 's/ \[end of text\]//' | sed -e :a -e '$!{N;ba' -e '}' -e 's/\n*$//' -e 's/\n/\\n/g')
+	printf '%s\t%s\n' "$prompt" "$out"
+done <<'PROMPTS'
+<|im_start|>user\nWhat is a ring?<|im_end|>\n<|im_start|>assistant\n
+<|im_start|>user\nQu'est-ce qu'un anneau ?<|im_end|>\n<|im_start|>assistant\n
+<|im_start|>user\nHow do I invite a peer?<|im_end|>\n<|im_start|>assistant\n
+<|im_start|>user\nQui voit mon texte ?<|im_end|>\n<|im_start|>assistant\n
+<|im_start|>user\nTell me a story about a bee named Maya.<|im_end|>\n<|im_start|>assistant\n
+<|im_start|>user\nRaconte-moi une histoire sur un jardin.<|im_end|>\n<|im_start|>assistant\n
+<|im_start|>user\nWhat is the capital of Peru?<|im_end|>\n<|im_start|>assistant\n
+Once upon a time,
+Il était une fois
+PROMPTS
