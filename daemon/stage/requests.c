@@ -208,7 +208,8 @@ void inspection_on_frame(struct engine *e, const struct frame *frame)
 			finish(e, fault.code < 0 ? fault.code : ERR_ENGINE, NULL, fault.detail);
 		break;
 	default:
-		log_warning("an inspecting engine sent a frame of type %d", frame->type);
+		if (frame->type < 128)
+			finish(e, ERR_ENGINE, NULL, "the engine answered nonsense");
 	}
 }
 

@@ -182,6 +182,10 @@ static void on_rows(const struct frame *frame)
 		write_all((const uint8_t *)"\377\377\377\377 what is this", 18);
 		hang();
 		break;
+	case FAKE_TICKET_AT:
+		say(&out, frame_encode(&out, FRAME_TICKET, "\x80", 1, "as if", 5));
+		hang();
+		break;
 	default:
 		break;
 	}

@@ -9,7 +9,7 @@
  * compute_bytes, how many extents; layer_microseconds, the threads. */
 enum { FAKE_CRASH_LOADING = 1001, FAKE_HANG_LOADING, FAKE_REFUSE_LOADING, FAKE_STUBBORN };
 /* positions of a block; otherwise it comes back with the next stage's number */
-enum { FAKE_CRASH_AT = 11, FAKE_HANG_AT, FAKE_LEAVE_AT, FAKE_NONSENSE_AT };
+enum { FAKE_CRASH_AT = 11, FAKE_HANG_AT, FAKE_LEAVE_AT, FAKE_NONSENSE_AT, FAKE_TICKET_AT };
 enum { FAKE_UNDEFINED = 999999 };      /* of a variable of the environment */
 
 int fake_engine_main(int argc, char **argv);

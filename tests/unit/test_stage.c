@@ -41,6 +41,7 @@ struct bench {
 	struct fault_message fault;
 	int32_t token;
 	uint32_t rows_stage;
+	const uint8_t *expected;           /* rows that come must be these; NULL: any */
 	int done;                          /* 1: a done() came */
 	int err;
 	size_t n_tokens;
@@ -61,6 +62,8 @@ static void on_frame(void *arg, const uint8_t model[KEY_BYTES], const struct fra
 	case FRAME_ROWS:
 		assert_int_equal(rows_decode(frame, &rows), 0);
 		b->rows_stage = rows.blocks[0].stage;
+		if (b->expected)
+			assert_memory_equal(rows.blocks[0].rows, b->expected, rows.blocks[0].rows_length);
 		b->rows++;
 		break;
 	case FRAME_TOKENS:
@@ -203,6 +206,18 @@ static void render(struct bench *b, const char *text)
 	wait_for(b, b->done);
 }
 
+static void on_inspected(void *arg, int err, struct manifest_body *body, const char *why)
+{
+	struct bench *b = arg;
+	b->done++;
+	b->err = err;
+	snprintf(b->why, sizeof b->why, "%s", why);
+	if (!err) {
+		manifest_free(&b->manifest);
+		b->manifest = *body;
+	}
+}
+
 /* --- life ----------------------------------------------------------------------------------------------- */
 
 static void an_engine_is_started_loaded_and_answers(void **state)
@@ -338,9 +353,9 @@ static void two_models_have_an_engine_each(void **state)
 
 static void a_dead_engine_is_told_and_started_anew_by_the_caller(void **state)
 {
-	static const uint32_t at[] = {FAKE_CRASH_AT, FAKE_LEAVE_AT, FAKE_NONSENSE_AT, FAKE_HANG_AT};
-	static const char *const words[] = {"signal 6", "status 5", "nonsense", "no progress"};
-	for (size_t i = 0; i < 4; i++) {
+	static const uint32_t at[] = {FAKE_CRASH_AT, FAKE_LEAVE_AT, FAKE_NONSENSE_AT, FAKE_TICKET_AT, FAKE_HANG_AT};
+	static const char *const words[] = {"signal 6", "status 5", "nonsense", "nonsense", "no progress"};
+	for (size_t i = 0; i < 5; i++) {
 		struct bench b;
 		struct stage_info info;
 		open_bench(&b, own_path, 1);
@@ -445,6 +460,61 @@ static void a_missing_program_is_an_error_at_once(void **state)
 	close_bench(&b);
 }
 
+static void the_largest_frames_go_there_and_back(void **state)
+{
+	struct bench b;
+	static uint8_t rows[CHUNK_ROWS * 65536 * 4];
+	struct rows_message m = {.n_blocks = 1};
+	struct buf frame;
+	for (size_t i = 0; i < sizeof rows; i += 4096)
+		rows[i] = (uint8_t)(i >> 12);
+	open_bench(&b, own_path, 0);
+	start(&b, model_a, 64);
+	wait_for(&b, b.state == STAGE_READY);
+	assert_int_equal(open_session(&b, model_a, 0), 0);
+	m.blocks[0] = (struct rows_block){.epoch = 3, .count = CHUNK_ROWS, .encoding = ENCODING_F32, .rows = rows, .rows_length = sizeof rows};
+	memcpy(m.blocks[0].session, session_one, SESSION_BYTES);
+	b.expected = rows;
+	for (unsigned i = 0; i < 4; i++) {             /* more than any socket buffer takes */
+		m.blocks[0].sequence = i;
+		buf_init(&frame, FRAME_MAX);
+		assert_int_equal(rows_encode(&frame, &m), 0);
+		assert_int_equal(stage_send(b.stage, model_a, &frame), 0);
+	}
+	wait_for(&b, b.rows == 4);
+	close_bench(&b);
+}
+
+static size_t open_descriptors(void)
+{
+	size_t n = 0;
+	for (int fd = 0; fd < 1024; fd++)
+		n += fcntl(fd, F_GETFD) >= 0;
+	return n;
+}
+
+static void nothing_is_left_open_whatever_happened(void **state)
+{
+	struct bench b;
+	size_t before = open_descriptors();
+	static const char *const names[] = {"crash.gguf"};
+	open_bench(&b, own_path, 0);
+	for (unsigned i = 0; i < 3; i++) {
+		start(&b, model_a, i == 1 ? FAKE_REFUSE_LOADING : i == 2 ? FAKE_CRASH_LOADING : 64);
+		wait_for(&b, b.states[STAGE_READY] + b.states[STAGE_FAILED] == i + 1);
+		start(&b, model_a, 65);
+		stage_stop(b.stage, model_a);          /* before it said hello */
+		b.done = 0;
+		int fd = file_with("0");
+		assert_int_equal(stage_inspect(b.stage, &fd, 1, names, 0, NULL, on_inspected, &b), 0);
+		wait_for(&b, b.done);
+	}
+	struct stage_load load = load_of(model_a, 66);
+	assert_int_equal(stage_start(b.stage, &load), 0);
+	close_bench(&b);
+	assert_int_equal(open_descriptors(), before);
+}
+
 /* --- requests --------------------------------------------------------------------------------------------- */
 
 static void a_rendering_comes_back_is_refused_or_dies_with_the_engine(void **state)
@@ -472,18 +542,6 @@ static void a_rendering_comes_back_is_refused_or_dies_with_the_engine(void **sta
 static void on_progress(void *arg, unsigned permille)
 {
 	((struct bench *)arg)->permille = permille;
-}
-
-static void on_inspected(void *arg, int err, struct manifest_body *body, const char *why)
-{
-	struct bench *b = arg;
-	b->done++;
-	b->err = err;
-	snprintf(b->why, sizeof b->why, "%s", why);
-	if (!err) {
-		manifest_free(&b->manifest);
-		b->manifest = *body;
-	}
 }
 
 static void a_file_is_inspected_once_and_the_engine_ends(void **state)
@@ -681,6 +739,8 @@ int main(int argc, char **argv)
 		cmocka_unit_test(a_load_that_hangs_is_ended),
 		cmocka_unit_test(an_engine_that_ignores_the_end_is_killed),
 		cmocka_unit_test(a_missing_program_is_an_error_at_once),
+		cmocka_unit_test(the_largest_frames_go_there_and_back),
+		cmocka_unit_test(nothing_is_left_open_whatever_happened),
 		cmocka_unit_test(a_rendering_comes_back_is_refused_or_dies_with_the_engine),
 		cmocka_unit_test(a_file_is_inspected_once_and_the_engine_ends),
 		cmocka_unit_test(crashes_count_within_ten_minutes),
