@@ -330,6 +330,45 @@ out:
 	return err;
 }
 
+static bool same_string(const uint8_t *a, const uint8_t *b)
+{
+	return get_u64(a) == get_u64(b) && !memcmp(a + 8, b + 8, get_u64(a));
+}
+
+/* libllama asserts that no token is there twice, and an assertion would end the process. Open addressing over FNV-1a. */
+static int refuse_twin_tokens(const struct directory *d, const struct source *source, char *why, size_t why_size)
+{
+	const struct directory_key *tokens = directory_find(d, "tokenizer.ggml.tokens");
+	const uint8_t **slots, *p;
+	size_t n_slots = 64;
+	int err = 0;
+
+	if (!tokens || tokens->type != VALUE_ARRAY || tokens->item != VALUE_STRING)
+		return 0;
+	while (n_slots < tokens->count * 2)
+		n_slots *= 2;
+	slots = calloc(n_slots, sizeof *slots);
+	if (!slots)
+		return -ENOMEM;
+	p = directory_value(d, tokens);
+	for (uint64_t i = 0; i < tokens->count && !err; i++, p += 8 + get_u64(p)) {
+		uint64_t hash = UINT64_C(14695981039346656037);
+		size_t at;
+
+		for (uint64_t k = 0; k < get_u64(p); k++)
+			hash = (hash ^ p[8 + k]) * UINT64_C(1099511628211);
+		for (at = hash & (n_slots - 1); slots[at] && !same_string(slots[at], p); at = (at + 1) & (n_slots - 1))
+			;
+		if (slots[at]) {
+			snprintf(why, why_size, "%s: its vocabulary has token %" PRIu64 " twice", source->files[0].name, i);
+			err = ERR_MODEL;
+		}
+		slots[at] = p;
+	}
+	free(slots);
+	return err;
+}
+
 static bool number(const struct directory *d, const char *name, uint64_t max, uint32_t *out)
 {
 	uint64_t v;
@@ -409,6 +448,8 @@ int directory_read(struct directory *d, const struct source *source, char *why, 
 	}
 	if (!err)
 		err = refuse_twins(d, source, why, why_size);
+	if (!err)
+		err = refuse_twin_tokens(d, source, why, why_size);
 	if (!err)
 		err = read_basics(d, source, why, why_size);
 	if (err == -ENOMEM)

@@ -207,6 +207,11 @@ static int take_measures(struct manifest_body *b, const struct source *source, c
 	if (err)
 		return err;
 	b->compute_bytes = use.compute;
+	uint64_t stored = 0, permille;
+	for (size_t i = 0; i < d->n_tensors; i++)
+		stored += d->tensors[i].size;
+	permille = stored ? (use.weights * 1000 + stored - 1) / stored : 1000;
+	b->memory_permille = permille < 1000 ? 1000 : permille > 4000 ? 4000 : (uint32_t)permille;
 	for (uint32_t i = 0; i < d->n_layer; i++)
 		if (shard_kv_bytes(d, i) > b->kv_bytes_token_layer)
 			b->kv_bytes_token_layer = shard_kv_bytes(d, i);

@@ -71,6 +71,7 @@ int engine_serve(struct server_config *config)
 	int err;
 
 	signal(SIGPIPE, SIG_IGN);
+	setenv("GGML_NO_BACKTRACE", "1", 1);     /* an assertion of ggml's would try to start a debugger */
 	memory_open();
 	memory_watch_install();
 	open_devices();

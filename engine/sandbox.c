@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/resource.h>
@@ -30,8 +31,8 @@ static const char *const allowed[] = {
 	/* descriptors it holds: model files, the socketpair, standard error */
 	"read", "readv", "pread64", "write", "writev", "lseek", "_llseek", "close", "recvmsg", "sendmsg", "recvfrom", "sendto", "poll", "ppoll",
 	"fstat", "fstat64",
-	/* memory */
-	"brk", "mmap", "mmap2", "munmap", "mremap", "mprotect", "madvise",
+	/* memory; mmap and mprotect below */
+	"brk", "munmap", "mremap", "madvise",
 	/* threads and what they wait on */
 	"futex", "futex_time64", "set_robust_list", "get_robust_list", "rseq", "set_tid_address", "sched_yield", "sched_getaffinity", "sched_setaffinity",
 	"gettid", "getpid", "membarrier", "exit", "exit_group", "restart_syscall", "getcpu",
@@ -61,6 +62,11 @@ static struct scmp_arg_cmp equal(unsigned argument, uint64_t value)
 	return (struct scmp_arg_cmp){ .arg = argument, .op = SCMP_CMP_EQ, .datum_a = value };
 }
 
+static struct scmp_arg_cmp lacks(unsigned argument, uint64_t bits)
+{
+	return (struct scmp_arg_cmp){ .arg = argument, .op = SCMP_CMP_MASKED_EQ, .datum_a = bits, .datum_b = 0 };
+}
+
 static int add_special(scmp_filter_ctx filter)
 {
 	/* threads only: sharing everything, so it is this process still */
@@ -80,6 +86,11 @@ static int add_special(scmp_filter_ctx filter)
 	if (!err)
 		err = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(prctl), 1, equal(0, PR_SET_VMA));
 #endif
+	/* memory, but never to execute: all code there will be is loaded */
+	if (!err)
+		err = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1, lacks(2, PROT_EXEC));
+	if (!err)
+		err = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(mprotect), 1, lacks(2, PROT_EXEC));
 	/* reading its own limits, not setting them */
 	if (!err)
 		err = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(prlimit64), 2, equal(0, 0), equal(2, 0));
@@ -219,6 +230,20 @@ static int terminal_input(void)
 	return ioctl(2, TIOCSTI, "x");
 }
 
+static int new_code(void)
+{
+	void *p = mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	return p == MAP_FAILED ? -1 : 0;
+}
+
+static int code_from_data(void)
+{
+	void *p = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	return p == MAP_FAILED ? 0 : mprotect(p, 4096, PROT_READ | PROT_EXEC);
+}
+
 static void *thread_runs(void *arg)
 {
 	*(int *)arg = 1;
@@ -241,6 +266,8 @@ int sandbox_prove(void)
 		{ "change user", take_privileges, EPERM },
 		{ "make a folder", make_folder, EPERM },
 		{ "read another process", read_memory_of_others, EPERM },
+		{ "map new code", new_code, EPERM },
+		{ "turn data into code", code_from_data, EPERM },
 		{ "set up io_uring", ring_of_io, EPERM },
 		{ "type into the terminal", terminal_input, EPERM },
 	};

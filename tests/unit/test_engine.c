@@ -77,11 +77,13 @@ static void engine_start(struct engine *e, const char *memory_max)
 			fcntl(3, F_SETFD, 0);
 		else
 			dup2(pair[1], 3);
-		/* tests make many faults on purpose: only what is wrong with the engine itself is worth reading */
+		/* tests make many faults on purpose; $ESSAIM_TEST_LOG shows more */
+		const char *quiet = getenv("ESSAIM_TEST_LOG");
+
 		if (memory_max)
 			execl(program(), "essaim-engine", "--log-level", "error", "--memory-max", memory_max, NULL);
 		else
-			execl(program(), "essaim-engine", "--log-level", "error", NULL);
+			execl(program(), "essaim-engine", "--log-level", quiet ? quiet : "error", NULL);
 		_exit(127);
 	}
 	close(pair[1]);
@@ -925,6 +927,37 @@ static void inspection_says_what_must_not_be_cut(void **state)
 	assert_int_equal(engine_stop(&e), 0);
 }
 
+/* One engine, many broken files: it answers each, and then still takes a good one. */
+static void flipped_bits_in_a_header_never_end_the_engine(void **state)
+{
+	const struct tiny_model model = { .architecture = "llama", .n_layer = 1, .type = GGML_TYPE_Q8_0, .chat = true };
+	unsigned refused = 0, random = 12345;
+	struct buf bytes;
+	struct engine e;
+
+	buf_init(&bytes, 16u << 20);
+	tiny_model_write(&model, &bytes);
+	engine_start(&e, NULL);
+	for (int i = 0; i < 150; i++) {
+		unsigned bit;
+
+		random = random * 1664525u + 1013904223u;
+		bit = (random >> 8) % (7000 * 8);
+		bytes.data[bit / 8] ^= (uint8_t)(1 << bit % 8);
+		post_inspect(&e, tiny_file(bytes.data, bytes.length));
+		bytes.data[bit / 8] ^= (uint8_t)(1 << bit % 8);
+		do
+			assert_int_equal(wire_next(&e.wire, &e.frame), 0);
+		while (e.frame.type == FRAME_ENGINE_PROGRESS);
+		refused += e.frame.type == FRAME_ENGINE_FAULT;
+	}
+	assert_true(refused > 30 && refused < 150);
+	post_inspect(&e, tiny_file(bytes.data, bytes.length));
+	expect(&e, FRAME_ENGINE_INSPECTED);
+	assert_int_equal(engine_stop(&e), 0);
+	buf_release(&bytes);
+}
+
 /* What inspection says a shard reads is enough to load it: everything else of the file is a hole. */
 static void the_extents_of_a_manifest_are_enough_for_a_shard(void **state)
 {
@@ -1088,6 +1121,7 @@ int main(void)
 		cmocka_unit_test(a_split_model_loads_from_its_parts),
 		cmocka_unit_test(inspection_says_where_every_layer_lies),
 		cmocka_unit_test(inspection_says_what_must_not_be_cut),
+		cmocka_unit_test(flipped_bits_in_a_header_never_end_the_engine),
 		cmocka_unit_test(the_extents_of_a_manifest_are_enough_for_a_shard),
 		cmocka_unit_test(the_stories_model_tells_its_story),
 	};

@@ -217,7 +217,7 @@ static void no_flipped_bit_in_the_header_breaks_the_reader(void **state)
 	buf_release(&bytes);
 }
 
-static void a_key_or_a_tensor_twice_is_refused(void **state)
+static void a_key_a_token_or_a_tensor_twice_is_refused(void **state)
 {
 	struct buf bytes;
 	uint8_t *at;
@@ -227,6 +227,13 @@ static void a_key_or_a_tensor_twice_is_refused(void **state)
 	at = memmem(bytes.data, bytes.length, "tokenizer.ggml.bos_token_id", 27);
 	assert_non_null(at);
 	memcpy(at, "tokenizer.ggml.eos_token_id", 27);
+	assert_int_equal(read_bytes(bytes.data, bytes.length), ERR_MODEL);
+	assert_non_null(strstr(why, "twice"));
+	buf_clear(&bytes);
+	tiny_model_write(&llama6, &bytes);
+	at = memmem(bytes.data, bytes.length, "<0x41>", 6);
+	assert_non_null(at);
+	memcpy(at, "<0x42>", 6);
 	assert_int_equal(read_bytes(bytes.data, bytes.length), ERR_MODEL);
 	assert_non_null(strstr(why, "twice"));
 	buf_clear(&bytes);
@@ -552,7 +559,7 @@ int main(void)
 		cmocka_unit_test(counts_that_the_bytes_do_not_cover_are_refused),
 		cmocka_unit_test(every_truncation_is_refused),
 		cmocka_unit_test(no_flipped_bit_in_the_header_breaks_the_reader),
-		cmocka_unit_test(a_key_or_a_tensor_twice_is_refused),
+		cmocka_unit_test(a_key_a_token_or_a_tensor_twice_is_refused),
 		cmocka_unit_test(a_header_that_is_not_here_yet_is_not_read_as_zeros),
 		cmocka_unit_test(split_files_are_one_model),
 		cmocka_unit_test(an_inner_shard_has_its_layers_renamed_and_no_vocabulary),
