@@ -36,6 +36,7 @@ struct residency {
 	size_t n_placed;
 	struct layer_range placed[RANGES_MAX];      /* chosen by placement */
 	uint64_t cost;                              /* of placed, against the budget */
+	uint32_t memory_permille;                   /* of weights, when the engine found more than the manifest says; 0 */
 	enum stage_state state;
 	bool start_pending;                         /* start the engine when the store is ready */
 	uint64_t retry_at;                          /* monotonic ms; 0: not waiting */

@@ -18,6 +18,8 @@
 #define TORRENT_PEERS_MS 1000
 #define RETRY_LEAST_MS 1000
 #define RETRY_MOST_MS 60000
+#define OVERHEAD_STEP 60         /* permille: an engine that did not fit makes its model count for so much more */
+#define OVERHEAD_MOST 2000
 
 struct residency *residency_find(struct daemon *d, const uint8_t model[KEY_BYTES])
 {
@@ -135,6 +137,7 @@ static void place(struct daemon *d, struct residency *r)
 	if (!manifest)
 		return;
 	struct placement_model model = placement_model_of(d, manifest);
+	model.memory_permille = r->memory_permille;
 	struct gathering g = {.daemon = d, .model = &model, .id = r->model};
 	g.nodes = calloc(PLACEMENT_NODES_MAX + 1, sizeof *g.nodes);
 	if (!g.nodes)
@@ -234,6 +237,21 @@ void residency_on_store(void *arg, const uint8_t model[KEY_BYTES])
 		d->advert_due = true;
 }
 
+/* This machine's engine keeps weights in a larger layout than the publisher's: count with more, and choose anew. */
+static bool does_not_fit(struct daemon *d, struct residency *r, const struct manifest_body *manifest)
+{
+	struct stage_info info;
+	if (!manifest || d->config.share_weights_only || stage_info(d->stage, r->model, &info) || info.err != ERR_BUDGET)
+		return false;
+	uint32_t permille = r->memory_permille ? r->memory_permille : manifest->memory_permille;
+	if (permille >= OVERHEAD_MOST)
+		return false;
+	r->memory_permille = permille + permille * OVERHEAD_STEP / 1000;
+	log_info("model %s takes more memory here than its manifest says: counting %u %% more from now on", manifest->name,
+		 (r->memory_permille - 1000) / 10);
+	return true;
+}
+
 void residency_on_stage(void *arg, const uint8_t model[KEY_BYTES], enum stage_state state, const char *why)
 {
 	struct daemon *d = arg;
@@ -254,6 +272,10 @@ void residency_on_stage(void *arg, const uint8_t model[KEY_BYTES], enum stage_st
 			text_copy(r->why, sizeof r->why, why);
 		log_warning("model %s: engine ended: %s", manifest ? manifest->name : "?", why ? why : "");
 		ring_on_engine_lost(d->ring, model, why ? why : "the engine ended");
+		if (does_not_fit(d, r, manifest)) {
+			residency_refresh(d);
+			break;
+		}
 		if (!d->draining && r->n_placed) {
 			uint64_t wait = RETRY_LEAST_MS << (r->attempts < 6 ? r->attempts : 6);
 			r->attempts++;

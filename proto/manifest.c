@@ -13,7 +13,7 @@
 #include "proto/record.h"
 #include "proto/text.h"
 
-enum { MANIFEST_KEYS = 21 };
+enum { MANIFEST_KEYS = 22 };
 enum { FILE_FIELDS = 4, EXTENT_FIELDS = 4 };       /* of the arrays; later versions may append */
 
 /* --- writing ----------------------------------------------------------------------------------------- */
@@ -66,6 +66,7 @@ static void write_pairs(struct pack_writer *w, const void *arg)
 	pack_kv_bin(w, "no_cut", b->no_cut, b->n_layer <= MODEL_LAYERS_MAX ? b->n_layer / 8 + 1 : 0);
 	pack_kv_uint(w, "row_bytes", b->row_bytes);
 	pack_kv_uint(w, "kv_bytes", b->kv_bytes_token_layer);
+	pack_kv_uint(w, "memory_permille", b->memory_permille ? b->memory_permille : 1000);
 	pack_kv_uint(w, "compute_bytes", b->compute_bytes);
 	pack_kv_bool(w, "chat_template", b->chat_template);
 	write_files(w, b);
@@ -211,6 +212,7 @@ int manifest_unpack(struct pack_cursor c, struct manifest_body *b)
 		pack_get_exact(c, "no_cut", b->no_cut, b->n_layer / 8 + 1);
 	b->row_bytes = (uint32_t)pack_get_uint(c, "row_bytes", MODEL_EMBD_MAX * 4);
 	b->kv_bytes_token_layer = pack_get_uint(c, "kv_bytes", MODEL_FILE_MAX);
+	b->memory_permille = pack_has(c, "memory_permille") ? (uint32_t)field_get_range(c, "memory_permille", 1000, 4000) : 1000;
 	b->compute_bytes = pack_get_uint(c, "compute_bytes", MODEL_FILE_MAX);
 	b->chat_template = pack_get_bool_or(c, "chat_template", false);
 	if (!*c.err && b->row_bytes != b->n_embd * 4)

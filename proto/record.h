@@ -217,6 +217,8 @@ struct manifest_body {
 	uint8_t no_cut[MODEL_LAYERS_MAX / 8 + 1];
 	uint32_t row_bytes;            /* activations between stages: n_embd * 4 */
 	uint64_t kv_bytes_token_layer; /* KV or state bytes, one position in one layer, the largest layer */
+	uint32_t memory_permille;      /* weights in memory over weights in the file: kernels may keep them repacked, with extra fields. As
+					* the publisher's CPU takes them, the largest layout; 1000 .. 4000, absent: 1000 */
 	uint64_t compute_bytes;        /* compute buffers of one shard at the fixed chunk, as the engine measured */
 	bool chat_template;            /* false: completions only */
 	size_t n_files;

@@ -14,9 +14,13 @@ uint64_t placement_cost(const struct placement_model *model, const struct layer_
 	const struct manifest_body *m = model->manifest;
 	uint64_t cost = 0;
 	for (size_t i = 0; i < n; i++) {
-		cost += manifest_bytes(m, &ranges[i], 1);    /* each shard has its own copy in memory */
-		if (model->weights_only)
+		uint64_t weights = manifest_bytes(m, &ranges[i], 1);     /* each shard has its own copy in memory */
+		if (model->weights_only) {
+			cost += weights;
 			continue;
+		}
+		uint32_t permille = m->memory_permille > model->memory_permille ? m->memory_permille : model->memory_permille;
+		cost += permille > 1000 ? weights / 1000 * permille + weights % 1000 * permille / 1000 : weights;
 		cost += (uint64_t)(ranges[i].end - ranges[i].first) * m->kv_bytes_token_layer * model->context * model->sessions;
 		cost += m->compute_bytes;
 	}

@@ -22,6 +22,7 @@ struct placement_model {
 	const struct manifest_body *manifest;
 	bool weights_only;              /* budgets count weights alone (the demo says so) */
 	uint32_t context, sessions;     /* KV is promised for these */
+	uint32_t memory_permille;       /* weights in memory over weights in the file, as this node's engine found; 0: as the manifest says */
 };
 struct placement_node {
 	uint8_t node[KEY_BYTES];

@@ -205,6 +205,7 @@ static void lose_engine(struct stage *stage, struct resident *r, bool crashed, c
 	owed_release(&r->owed);
 	bool quarantined = false;
 	if (crashed) {
+		r->info.err = ERR_ENGINE;
 		quarantined = crashes_add(&r->crashes, uv_now(stage->config.loop) / 1000);
 		r->info.crashes = r->crashes.n;
 	}
@@ -360,6 +361,7 @@ static void on_fault(struct engine *e, struct resident *r, const struct frame *f
 	}
 	if (m.request && render_on_fault(r, &m))
 		return;
+	r->info.err = m.code < 0 ? m.code : ERR_ENGINE;
 	snprintf(e->fault, sizeof e->fault, "%s", m.detail[0] ? m.detail : err_str(m.code));
 	engine_is_over(e);
 }
