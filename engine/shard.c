@@ -223,7 +223,9 @@ static uint64_t weights_in_memory(const struct directory *d, const struct virtua
 			bytes += matrix_in_memory(t) - t->size;
 		else if (kind != VIRTUAL_INNER && !strcmp(t->name, "output.weight"))
 			bytes += matrix_in_memory(t) - t->size;
-		else if (kind != VIRTUAL_INNER && d->tied && !strcmp(t->name, "token_embd.weight"))
+		else if (d->tied && !strcmp(t->name, "token_embd.weight") && kind == VIRTUAL_END)
+			bytes += matrix_in_memory(t) - t->size;
+		else if (d->tied && !strcmp(t->name, "token_embd.weight") && kind == VIRTUAL_WHOLE)
 			bytes += matrix_in_memory(t);    /* once to look up rows, once to multiply */
 	}
 	return bytes;

@@ -193,10 +193,19 @@ static bool make_entry(struct entry *e, const struct directory *d, const struct 
 			make_zeros(e, GGML_TYPE_F32, VIRTUAL_VOCAB, 1);
 		else if (!strncmp(t->name, "output", 6) && t->n_dims == 1)
 			make_zeros(e, (enum ggml_type)t->type, t->ne[0], 1);
-	} else if (kind == VIRTUAL_END && embedding && !d->tied) {
+	} else if (kind == VIRTUAL_END && embedding) {
 		make_zeros(e, smallest_type(t->ne[0]), t->ne[0], t->ne[1]);
 	}
 	return true;
+}
+
+/* Where the embedding is the output matrix too, the last shard only multiplies by it: under its own name it is held once, while
+ * libllama would otherwise keep it twice, once for looking up rows. */
+static void make_output(struct entry *e, const struct directory_tensor *embedding)
+{
+	*e = (struct entry){ .name = "output.weight", .n_dims = embedding->n_dims, .type = embedding->type, .file = embedding->file,
+			     .offset = embedding->offset, .size = embedding->size };
+	memcpy(e->ne, embedding->ne, sizeof e->ne);
 }
 
 static uint64_t aligned(uint64_t n)
@@ -219,14 +228,16 @@ int virtual_init(struct virtual_file *file, const struct source *source, const s
 		snprintf(why, why_size, "layers [%u, %u) are not part of a model with %u layers", range.first, range.end, d->n_layer);
 		return ERR_LIMIT;
 	}
-	entries = calloc(d->n_tensors + 1, sizeof *entries);
-	file->extents = calloc(d->n_tensors + 1, sizeof *file->extents);
+	entries = calloc(d->n_tensors + 2, sizeof *entries);
+	file->extents = calloc(d->n_tensors + 2, sizeof *file->extents);
 	if (!entries || !file->extents) {
 		w.err = -ENOMEM;
 		goto out;
 	}
 	for (size_t i = 0; i < d->n_tensors; i++)
 		n += make_entry(&entries[n], d, &d->tensors[i], range, kind);
+	if (kind == VIRTUAL_END && d->tied)
+		make_output(&entries[n++], directory_tensor(d, "token_embd.weight"));
 
 	put(&w, "GGUF", 4);
 	put32(&w, VERSION);

@@ -6,8 +6,7 @@
  *
  *   kind      for                        vocabulary       embedding               output norm and matrix
  *   WHOLE     [0, n)                     real             real                    real
- *   END       [a, n), a > 0              real             real when tied, else    real
- *                                                         zeros of a small type
+ *   END       [a, n), a > 0              real             zeros of a small type   real; the embedding when tied
  *   INNER     [a, b), b < n              none (32 rows)   zeros, 32 rows          zeros, 32 rows
  *   TEXT      tokens and templates only  real             no tensors at all
  *
