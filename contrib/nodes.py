@@ -16,9 +16,10 @@ class Failed(Exception):
 
 
 class Node:
-    """One essaimd with its home under folder. settings: {"section.key": value}; ports are any free ones, on loopback."""
+    """One essaimd with its home under folder. settings: {"section.key": value}; ports are any free ones, on loopback. association: its name (the
+    node's own when not said), or False for a node that will join one."""
 
-    def __init__(self, name, folder, memory, settings):
+    def __init__(self, name, folder, memory, settings, association=None):
         self.name, self.home = name, os.path.join(folder, name.lower())
         self.log_path = self.home + ".log"
         self.process = None
@@ -26,7 +27,8 @@ class Node:
         options = []
         for key, value in {**every, **settings}.items():
             options += ["--set", "%s=%s" % (key, value)]
-        self.essaim("init", "--association", name, "--name", name, "--memory", str(memory), *options)
+        options += ["--joining"] if association is False else ["--association", association or name]
+        self.essaim("init", "--name", name, "--memory", str(memory), *options)
 
     def essaim(self, *args, ok=True):
         """Runs one command with --json and returns its object."""
