@@ -385,13 +385,17 @@ static int open_session(struct server *s, const struct engine_open *m, char *why
 	for (size_t i = 0; i < s->n_shards; i++) {
 		struct layer_range range = shard_range(s->shards[i]);
 
-		if (range.first == m->range.first && range.end == m->range.end)
+		/* The hidden state can be taken out after any layer, so a session may end before its shard does (not before the output). */
+		if (range.first == m->range.first && (range.end == m->range.end || (m->range.end < range.end && range.end < s->directory.n_layer)))
 			shard = i;
 	}
 	if (shard == SIZE_MAX) {
 		snprintf(why, why_size, "layers [%u, %u) are not loaded here", m->range.first, m->range.end);
 		return ERR_UNKNOWN;
 	}
+	err = shard_permitted(&s->directory, m->range, why, why_size);
+	if (err)
+		return err;
 	if (m->context > shard_context(s->shards[shard])) {
 		snprintf(why, why_size, "a session of %u positions is longer than the %u that were loaded for", m->context,
 			 shard_context(s->shards[shard]));
@@ -542,6 +546,7 @@ static int compute_block(struct server *s, struct session *session, const struct
 	err = take_rows(s, b, &in, tokens, why, why_size);
 	if (err)
 		return err;
+	in.layers = session->range.end - session->range.first;
 	err = shard_truncate(shard, session->sequence, b->position, position);
 	if (err) {
 		snprintf(why, why_size, "positions from %u on are needed again", *position);

@@ -88,9 +88,9 @@ int sessions_open(struct sessions *sessions, const struct engine_open *open, siz
 		return ERR_STALE;
 	if (s && open->epoch == s->epoch) {
 		*out = s;
-		return s->shard == shard ? 0 : ERR_MALFORMED;
+		return s->shard == shard && s->range.end == open->range.end ? 0 : ERR_MALFORMED;
 	}
-	if (s && s->shard == shard && open->context <= s->history->capacity) {
+	if (s && s->shard == shard && s->range.end == open->range.end && open->context <= s->history->capacity) {
 		s->epoch = open->epoch;
 		s->next = 0;
 		s->faulted = false;
@@ -116,6 +116,7 @@ int sessions_open(struct sessions *sessions, const struct engine_open *open, siz
 	s->stage = open->stage;
 	s->epoch = open->epoch;
 	s->shard = shard;
+	s->range = open->range;
 	s->sequence = (unsigned)((size_t)(s - sessions->all) % sessions->per_shard);
 	s->context = open->context;
 	s->sampling = open->sampling;

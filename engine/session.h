@@ -29,6 +29,7 @@ struct session {
 	uint8_t id[SESSION_BYTES];
 	uint32_t stage, epoch;
 	size_t shard;                     /* index into the engine's */
+	struct layer_range range;         /* the shard's, or one that ends earlier */
 	unsigned sequence;                /* of that shard */
 	uint64_t next;                    /* sequence number of the next block */
 	uint32_t context;

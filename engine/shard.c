@@ -529,6 +529,8 @@ int shard_compute(struct shard *shard, unsigned sequence, const struct shard_row
 	batch.logits = shard->outputs;
 	shard->capture.hits = 0;
 	shard->capture.odd = false;
+	snprintf(shard->capture.name, sizeof shard->capture.name, "l_out-%u",
+		 (in->layers && in->layers < shard->range.end - shard->range.first ? in->layers : shard->range.end - shard->range.first) - 1);
 	shard->capture.bytes = ends ? 0 : (size_t)in->count * shard->directory->n_embd * sizeof(float);
 	memory_clear_error();
 	result = llama_decode(shard->context, batch);

@@ -46,6 +46,7 @@ struct shard_rows {                                /* a block of one session, po
 	uint32_t want;                             /* logits of the last rows, where the range ends the model */
 	const int32_t *tokens;                     /* count ids, or NULL: */
 	const float *rows;                         /* (count, n_embd) */
+	uint32_t layers;                           /* stop after so many of the range's; 0: all. Not where it ends the model */
 };
 /* Computes after shard_truncate() made room. On an error the sequence is cut back to `position`.
  * ERR_MALFORMED (token id, value that is not finite), ERR_CONTEXT, ERR_ENGINE, ERR_MODEL (the model computed a value that is

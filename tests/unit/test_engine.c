@@ -387,6 +387,23 @@ static void a_ring_of_gemma3_says_what_the_whole_model_says(void **state)
 							    .window = 24 }, 6, 12);
 }
 
+static void a_session_may_end_before_its_shard_does(void **state)
+{
+	const struct tiny_model model = { .architecture = "llama", .n_layer = 6, .type = GGML_TYPE_Q8_0 };
+	const struct layer_range all = { 0, 6 }, ends[] = { { 0, 2 }, { 4, 6 } }, longer = { 2, 5 };
+	struct ring r;
+
+	engine_start(&r.whole, NULL);
+	engine_start(&r.home, NULL);
+	engine_start(&r.other, NULL);
+	load(&r.whole, &model, &all, 1, 1);
+	load(&r.home, &model, ends, 2, 1);
+	load(&r.other, &model, &longer, 1, 1);
+	ring_open(&r, &model, 2, 4, 1, NULL);
+	tell(&r, 1, 12);
+	ring_stop(&r);
+}
+
 /* Two sessions in turn, block by block, say what each says alone. */
 static void sessions_do_not_move_each_other(void **state)
 {
@@ -698,6 +715,30 @@ static void text_becomes_tokens_with_and_without_the_chat_template(void **state)
 	assert_true(chat.n_tokens > n + 30);                                     /* <|im_start|>user ... assistant */
 	post_render(e, false, "");
 	expect(e, FRAME_ENGINE_RENDERED);
+}
+
+/* State that sums up all positions cannot go back to one of them. */
+static void a_recurrent_model_asks_for_a_replay_from_the_start(void **state)
+{
+	const struct tiny_model model = { .architecture = "mamba", .n_layer = 2, .type = GGML_TYPE_F32 };
+	const struct layer_range all = { 0, 2 };
+	struct engine_loaded loaded;
+	struct engine e;
+	int32_t id;
+
+	engine_start(&e, NULL);
+	loaded = load(&e, &model, &all, 1, 1);
+	assert_int_equal(loaded.truncate, TRUNCATE_NONE);
+	open_stage(&e, 1, 1, 0, all, NULL);
+	post_ids(&e, at(&e, 0, 20, 1), prompt());
+	id = tokens(&e)->tokens[0].id;
+	post_ids(&e, at(&e, 20, 1, 1), &id);
+	tokens(&e);
+	post_ids(&e, at(&e, 15, 5, 1), prompt() + 15);
+	assert_int_equal(expect_fault(&e, ERR_NEED_REPLAY).position, 0);
+	post_ids(&e, at(&e, 0, 20, 1), prompt());
+	assert_int_equal(tokens(&e)->tokens[0].id, id);
+	assert_int_equal(engine_stop(&e), 0);
 }
 
 static void garbage_ends_the_engine_cleanly(void **state)
@@ -1102,6 +1143,7 @@ int main(void)
 		cmocka_unit_test(a_ring_of_qwen2_says_what_the_whole_model_says),
 		cmocka_unit_test(a_ring_of_qwen3_says_what_the_whole_model_says),
 		cmocka_unit_test(a_ring_of_gemma3_says_what_the_whole_model_says),
+		cmocka_unit_test(a_session_may_end_before_its_shard_does),
 		cmocka_unit_test(sessions_do_not_move_each_other),
 		cmocka_unit_test(frames_with_several_blocks_are_answered_one_by_one),
 		SESSION_TEST(writing_again_from_a_position_truncates),
@@ -1115,6 +1157,7 @@ int main(void)
 		SESSION_TEST(a_session_that_is_closed_makes_room),
 		SESSION_TEST(sampling_is_the_same_after_a_replay),
 		SESSION_TEST(text_becomes_tokens_with_and_without_the_chat_template),
+		cmocka_unit_test(a_recurrent_model_asks_for_a_replay_from_the_start),
 		cmocka_unit_test(garbage_ends_the_engine_cleanly),
 		cmocka_unit_test(loads_that_cannot_be_are_refused_with_a_reason),
 		cmocka_unit_test(the_process_limit_refuses_what_a_shard_of_it_allows),

@@ -17,6 +17,7 @@
 #define KV_HEADS 2
 #define HEAD_DIM (TINY_EMBD / HEADS)
 #define FFN 128
+#define INNER 128
 #define TENSORS_MAX 1024
 
 struct tensor {
@@ -144,6 +145,12 @@ static void keys(struct making *m)
 	key_u32(m, ".embedding_length", TINY_EMBD);
 	key_u32(m, ".block_count", t->n_layer);
 	key_u32(m, ".feed_forward_length", FFN);
+	if (!strcmp(t->architecture, "mamba")) {
+		key_u32(m, ".ssm.conv_kernel", 4);
+		key_u32(m, ".ssm.inner_size", INNER);
+		key_u32(m, ".ssm.state_size", 16);
+		key_u32(m, ".ssm.time_step_rank", 4);
+	}
 	key_u32(m, ".attention.head_count", HEADS);
 	if (t->kv_heads_array) {
 		key_array(m, ".attention.head_count_kv", VALUE_I32, t->n_layer);
@@ -174,9 +181,30 @@ static void tensor(struct making *m, const char *name, int64_t ne0, int64_t ne1)
 	t->type = ne1 ? m->model->type : GGML_TYPE_F32;
 }
 
+struct part {
+	const char *name;
+	int64_t ne0, ne1;
+	const char *only;         /* architectures; NULL: all but mamba */
+};
+
+/* A recurrent layer: state of 16 for each of 128 channels. */
+static const struct part mamba_parts[] = {
+	{ "attn_norm.weight", TINY_EMBD, 0, NULL },
+	{ "ssm_in.weight", TINY_EMBD, 2 * INNER, NULL },
+	{ "ssm_conv1d.weight", 4, INNER, NULL },
+	{ "ssm_conv1d.bias", INNER, 0, NULL },
+	{ "ssm_x.weight", INNER, 4 + 2 * 16, NULL },
+	{ "ssm_dt.weight", 4, INNER, NULL },
+	{ "ssm_dt.bias", INNER, 0, NULL },
+	{ "ssm_a", 16, INNER, NULL },
+	{ "ssm_d", INNER, 0, NULL },
+	{ "ssm_out.weight", INNER, TINY_EMBD, NULL },
+	{ NULL, 0, 0, NULL },
+};
+
 static void layer(struct making *m, uint32_t i)
 {
-	static const struct { const char *name; int64_t ne0, ne1; const char *only; } parts[] = {
+	static const struct part attention_parts[] = {
 		{ "attn_norm.weight", TINY_EMBD, 0, NULL },
 		{ "attn_q.weight", TINY_EMBD, HEADS * HEAD_DIM, NULL },
 		{ "attn_k.weight", TINY_EMBD, KV_HEADS * HEAD_DIM, NULL },
@@ -193,10 +221,12 @@ static void layer(struct making *m, uint32_t i)
 		{ "ffn_up.weight", TINY_EMBD, FFN, NULL },
 		{ "ffn_down.weight", FFN, TINY_EMBD, NULL },
 		{ "post_ffw_norm.weight", TINY_EMBD, 0, "gemma3" },
+		{ NULL, 0, 0, NULL },
 	};
+	const struct part *parts = strcmp(m->model->architecture, "mamba") ? attention_parts : mamba_parts;
 	char name[64];
 
-	for (size_t k = 0; k < sizeof parts / sizeof parts[0]; k++) {
+	for (size_t k = 0; parts[k].name; k++) {
 		if (parts[k].only && !strstr(parts[k].only, m->model->architecture))
 			continue;
 		snprintf(name, sizeof name, "blk.%u.%s", i, parts[k].name);

@@ -17,7 +17,7 @@
 #define TINY_CONTEXT 512
 
 struct tiny_model {
-	const char *architecture;       /* llama, qwen2, qwen3, gemma3; others get llama's tensors */
+	const char *architecture;       /* llama, qwen2, qwen3, gemma3, mamba (F32); others get llama's tensors */
 	uint32_t n_layer;
 	uint32_t type;                  /* enum ggml_type of matrices */
 	bool tied;
