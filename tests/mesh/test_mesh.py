@@ -4,9 +4,11 @@
     Colibri (home) ──> Abeille ──> Bourdon ──> Colibri          A publishes; B and C fetch their layers by BitTorrent;
                                                                 A and B let C use their nodes
 """
+import base64
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -30,6 +32,15 @@ def ready(node, name):
 
 def reachable(node, name):
     return node.essaim("ring", name, ok=False).get("possible")
+
+
+def forms(text):
+    """A text as it might be found again: UTF-8, UTF-16, base64 at each alignment, token ids of this model (a byte is a token)."""
+    raw = text.encode()
+    found = [raw, text.encode("utf-16-le"), b"".join(struct.pack("<i", b + 3) for b in raw), ", ".join(str(b + 3) for b in raw).encode()]
+    for lead in range(3):
+        found.append(base64.b64encode(b"\0" * lead + raw)[4 if lead else 0:(lead + len(raw)) // 3 * 4])
+    return found
 
 
 class Mesh(unittest.TestCase):
@@ -206,6 +217,64 @@ class Mesh(unittest.TestCase):
         self.assertEqual(stranger.essaim("peers")["peers"], [])
         self.assertEqual(stranger.essaim("model", "list")["models"], [])
         stranger.stop()
+
+    def test_nothing_said_is_kept(self):
+        canary = "Zwieback-Quokka-%d" % os.getpid()
+        answer, tokens, _ = self.colibri.ask("tiny", canary, False, 40, ignore_eos=True, temperature=1.0, seed=3)
+        self.assertEqual(tokens, 40)
+        with self.assertRaises(Failed):       # an error in mid-request must not quote it either
+            self.colibri.ask("tiny", canary * 60, False, 400)
+        connection = self.colibri.http()
+        connection.request("GET", "/metrics", headers={"Authorization": "Bearer " + self.colibri.api_key()})
+        metrics = connection.getresponse().read()
+        connection.close()
+        self.assertIn(b"essaim_questions_total", metrics)
+        needles = forms(canary) + (forms(answer[:24]) if len(answer) >= 24 else [])
+        places = [("the metrics", metrics), ("the last disclosure", json.dumps(self.colibri.essaim("status")).encode())]
+        for folder, _, files in os.walk(self.folder.name):
+            for name in files:
+                if name.endswith((".gguf", ".sock")):
+                    continue
+                with open(os.path.join(folder, name), "rb") as f:
+                    places.append((os.path.join(folder, name), f.read()))
+        self.assertGreater(len(places), 20)
+        for place, content in places:
+            for needle in needles:
+                self.assertNotIn(needle, content, "something said is in %s" % place)
+        for node in (self.abeille, self.bourdon, self.colibri):
+            for pid in (node.process.pid, node.model("tiny")["engine"]["pid"]):
+                with open("/proc/%d/limits" % pid) as f:
+                    line = next(line for line in f if line.startswith("Max core file size"))
+                self.assertEqual(line.split()[4:6], ["0", "0"])
+
+    def test_model_that_is_still_arriving_is_said_to_be(self):
+        late = Node("Tardif", self.folder.name, "1G", {"share.counts": "weights", "share.context": 512})
+        self.nodes.append(late)
+        late.start()
+        late.wait_until_up()
+        late.essaim("join", self.abeille.essaim("invite", "--partner")["url"])
+        wait_for("the model to be known", lambda: late.model("tiny"))
+        self.abeille.stop()                   # the only one who has all of it
+        self.abeille.reap()
+        try:
+            late.essaim("model", "pull", "tiny", "--no-wait")
+            wait_for("the fetching", lambda: late.model("tiny")["state"] == "arriving")
+            connection = late.http()
+            connection.request("POST", "/v1/completions", json.dumps({"model": "tiny", "prompt": "x"}),
+                               {"Authorization": "Bearer " + late.api_key(), "Content-Type": "application/json"})
+            response = connection.getresponse()
+            error = json.loads(response.read())["error"]
+            connection.close()
+            self.assertEqual(response.status, 503)
+            self.assertGreater(int(response.headers["Retry-After"]), 0)
+            self.assertEqual(error["code"], "model_arriving")
+            self.assertIn("arriving", error["message"])
+        finally:
+            late.stop()
+            self.abeille.start()
+            self.abeille.wait_until_up()
+        self.heal()
+        self.assertEqual(self.ask()[0], self.expected)
 
     def test_zz_revocation_in_mid_answer_ends_it(self):
         revoked = []
