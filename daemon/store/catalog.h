@@ -24,6 +24,11 @@
 
 enum claim { CLAIM_UNCHECKED = 0, CLAIM_TRUE = 1, CLAIM_FALSE = 2 };       /* the manifest's SHA-256 */
 
+struct retired_paths {
+	struct retired_paths *next;
+	char **paths;
+};
+
 struct model {
 	struct model *next;
 	uint8_t id[KEY_BYTES];
@@ -32,6 +37,7 @@ struct model {
 	bool fetchable;                      /* has metainfo, and so a layout */
 	char *folder;                        /* HOME/models/ID */
 	char **paths;                        /* of the files: under folder, or the publisher's */
+	struct retired_paths *retired;       /* earlier ones: a worker may still read them */
 	bool published;
 	bool trusted;                        /* published: the stamps are those of the hashed files */
 	struct torrent_stamp *stamps;        /* published: one a file */
@@ -60,11 +66,12 @@ struct model {
 };
 
 /* One piece of blocking work. run is on a worker and touches only its own arg and the model's fixed fields
- * (paths, folder, layout, body); done is on the loop, always, and frees arg. */
+ * (folder, layout, body); done is on the loop, always, and frees arg. */
 struct store_work {
 	uv_work_t request;
 	struct store *store;
 	struct model *model;                 /* NULL: of none */
+	char *const *paths;                  /* the model's when the work began */
 	void (*run)(struct store_work *work);
 	void (*done)(struct store_work *work);
 	void *arg;

@@ -291,7 +291,7 @@ static void run_save_resume(struct store_work *work)     /* worker */
 	struct pack_writer w;
 
 	for (size_t i = 0; i < m->body.n_files && !work->err; i++) {
-		int fd = open(m->paths[i], O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+		int fd = open(work->paths[i], O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
 		struct stat st;
 
 		if (fd < 0 || fdatasync(fd) != 0 || fstat(fd, &st) != 0)
@@ -309,7 +309,7 @@ static void run_save_resume(struct store_work *work)     /* worker */
 	pack_kv_uint(&w, "version", 1);
 	pack_kv_bin(&w, "pieces", save->have, save->n);
 	pack_kv_uint(&w, "claim", save->claim);
-	write_stamps(&w, stamps, m->paths, m->body.n_files);
+	write_stamps(&w, stamps, work->paths, m->body.n_files);
 	work->err = w.err ? w.err : write_state(m->folder, "resume", &save->bytes);
 }
 

@@ -293,7 +293,7 @@ static void run_claim(struct store_work *work)           /* worker */
 
 		if (memcmp(m->body.files[i].sha256, none, KEY_BYTES) == 0)
 			continue;
-		fd = open(m->paths[i], O_RDONLY | O_CLOEXEC);
+		fd = open(work->paths[i], O_RDONLY | O_CLOEXEC);
 		if (fd < 0) {
 			work->err = -errno;
 			break;

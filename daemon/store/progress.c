@@ -53,6 +53,8 @@ void progress_update(struct store *store, struct model *m)
 		text_copy(now.why, sizeof now.why, m->why);
 	else if (now.state == STORE_CHECKING)
 		snprintf(now.why, sizeof now.why, "checking what is on disk: %u %%", m->permille / 10);
+	else if (now.state == STORE_FETCHING && now.peers == 0)
+		text_copy(now.why, sizeof now.why, "no peer is connected that could send it");
 
 	if (now.state != m->status.state || now.complete != m->status.complete || strcmp(now.why, m->status.why) != 0)
 		m->told_now = true;

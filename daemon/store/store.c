@@ -77,6 +77,7 @@ int store_work(struct store *store, struct model *m, void (*run)(struct store_wo
 	work->request.data = work;
 	work->store = store;
 	work->model = m;
+	work->paths = m ? m->paths : NULL;
 	work->run = run;
 	work->done = done;
 	work->arg = arg;
@@ -102,11 +103,23 @@ struct model *model_find(const struct store *store, const uint8_t id[KEY_BYTES])
 	return NULL;
 }
 
+static void free_paths(char **paths, size_t n)
+{
+	for (size_t i = 0; paths && i < n; i++)
+		free(paths[i]);
+	free(paths);
+}
+
 static void model_free(struct model *m)
 {
-	for (size_t i = 0; m->paths && i < m->body.n_files; i++)
-		free(m->paths[i]);
-	free(m->paths);
+	free_paths(m->paths, m->body.n_files);
+	while (m->retired) {
+		struct retired_paths *r = m->retired;
+
+		m->retired = r->next;
+		free_paths(r->paths, m->body.n_files);
+		free(r);
+	}
 	free(m->folder);
 	free(m->stamps);
 	free(m->have);
@@ -422,9 +435,18 @@ static int publish(struct store *store, struct model *m, const char *const *path
 	err = disk_make_folder(m->folder);
 	if (err)
 		return err;
+	struct retired_paths *old = calloc(1, sizeof *old);
+	char **now = calloc(m->body.n_files, sizeof *now);
+	if (!old || !now) {
+		free(old);
+		free(now);
+		return -ENOMEM;
+	}
 	model_leave_session(store, m);
+	*old = (struct retired_paths){m->retired, m->paths};
+	m->retired = old;
+	m->paths = now;
 	for (size_t i = 0; i < m->body.n_files; i++) {
-		free(m->paths[i]);
 		m->paths[i] = disk_join(paths[i], "");
 		m->stamps[i] = stamps[i];
 	}

@@ -21,6 +21,7 @@
 #include <cstdio>
 #include <cstring>
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -53,6 +54,8 @@ namespace {
 constexpr int BLOCK = 16 << 10;                /* BEP 52: the leaves of a file's tree */
 constexpr int REDIAL_POLLS = 4;                /* unfinished: every so many polls */
 constexpr int REDIAL_POLLS_IDLE = 20;          /* complete and alone */
+constexpr unsigned RETRIES = 3;
+constexpr unsigned ADD_TRIES = 100;
 constexpr int HANDSHAKE_TICKS = 10;            /* seconds that an incoming peer has to name its port */
 
 void say(char *why, size_t size, const char *format, ...) __attribute__((format(printf, 3, 4)));
@@ -512,13 +515,22 @@ struct entry {
 	uint32_t n_pieces = 0;
 	lt::torrent_handle handle;                        /* once added */
 	bool added = false, removed = false, complete = false;
+	bool refused = false;                             /* could not be added: no alert will follow its removal */
+	bool gone = false;                                /* TORRENT_REMOVED was told */
+	unsigned tries = 0;
 	bool changed_told = false;
-	unsigned deaf = 0;                                /* retries under way: errors from before them count no more */
+	unsigned retries = 0;                             /* left of a retry under way: errors are not told meanwhile */
 	bool stuck = false;                               /* as of the last status: stopped by an error */
-	struct torrent_event unheard = {};                /* the last error while deaf */
+	struct torrent_event unheard = {};                /* the last error */
 	unsigned peers = 0;
 	std::vector<lt::download_priority_t> priorities;  /* as last wanted; empty for published files */
 	std::shared_ptr<published> origin;
+};
+
+/* post_session_stats() is answered in order, after everything that came before it: a mark in the stream of alerts. */
+struct marker {
+	uint32_t id;                  /* 0: torrent_session_drain() */
+	bool second;                  /* of a retry */
 };
 
 } // namespace
@@ -529,7 +541,8 @@ struct torrent_session {
 	std::shared_ptr<gate> who = std::make_shared<gate>();
 	std::vector<lt::tcp::endpoint> peers;
 	uint16_t port = 0;
-	std::deque<uint32_t> markers;                         /* what each session_stats_alert to come stands for: an id, 0: drained */
+	std::function<void()> wake;
+	std::deque<struct marker> markers;                    /* what each session_stats_alert to come stands for */
 	unsigned polls = 0;
 	bool draining = false;
 };
@@ -651,6 +664,23 @@ void dial(struct torrent_session *session, entry *e)
 	}
 }
 
+void mark(struct torrent_session *session, uint32_t id, bool second)
+{
+	session->markers.push_back({id, second});
+	session->session->post_session_stats();
+}
+
+/* Lets a stopped torrent go on. A write that failed before this may still be told after it, and stop the torrent
+ * again: hence two marks (the second is behind anything that was under way at the first) and a few attempts. */
+void attempt(struct torrent_session *session, entry *e)
+{
+	e->handle.clear_error();
+	if (!e->origin)
+		e->handle.unset_flags(lt::torrent_flags::upload_mode);
+	e->handle.resume();
+	mark(session, e->id, false);
+}
+
 } // namespace
 
 extern "C" int torrent_session_open(struct torrent_session **out, const char *host, uint16_t port, void (*wake)(void *arg),
@@ -684,7 +714,8 @@ extern "C" int torrent_session_open(struct torrent_session **out, const char *ho
 		int failed = await_listening(session.get(), n, why, why_size);
 		if (failed)
 			return failed;
-		session->session->set_alert_notify([wake, arg] { wake(arg); });
+		session->wake = [wake, arg] { wake(arg); };
+		session->session->set_alert_notify(session->wake);
 		*out = session.release();
 		return 0;
 	});
@@ -727,7 +758,8 @@ extern "C" int torrent_session_add(struct torrent_session *session, uint32_t id,
 		for (size_t i = 0; i < files.size(); i++)
 			params.renamed_files[files[i]] = add->paths[i];
 		params.flags = lt::torrent_flags::update_subscribe | lt::torrent_flags::apply_ip_filter |
-			       lt::torrent_flags::disable_dht | lt::torrent_flags::disable_lsd | lt::torrent_flags::disable_pex;
+			       lt::torrent_flags::duplicate_is_error | lt::torrent_flags::disable_dht |
+			       lt::torrent_flags::disable_lsd | lt::torrent_flags::disable_pex;
 		if (add->stamps) {
 			e->origin = std::make_shared<published>();
 			e->origin->paths.assign(add->paths, add->paths + files.size());
@@ -780,15 +812,11 @@ extern "C" void torrent_session_retry(struct torrent_session *session, uint32_t 
 
 		if (!e || !e->added)
 			return 0;
-		e->handle.clear_error();
-		if (!e->origin)
-			e->handle.unset_flags(lt::torrent_flags::upload_mode);
-		e->handle.resume();
-		/* Alerts come in order: what is told before this answer is from before the retry. */
-		e->deaf++;
-		e->handle.post_status(lt::torrent_handle::query_pieces);
-		session->markers.push_back(id);
-		session->session->post_session_stats();
+		bool under_way = e->retries > 0;
+
+		e->retries = RETRIES;
+		if (!under_way)
+			attempt(session, e);
 		dial(session, e);
 		return 0;
 	});
@@ -804,6 +832,8 @@ extern "C" void torrent_session_remove(struct torrent_session *session, uint32_t
 		e->removed = true;
 		if (e->added)
 			session->session->remove_torrent(e->handle);
+		else if (e->refused)
+			session->wake();
 		return 0;          /* else when it has been added */
 	});
 }
@@ -870,8 +900,7 @@ extern "C" void torrent_session_drain(struct torrent_session *session)
 			if (it.second->added && !it.second->removed)
 				it.second->handle.post_status(lt::torrent_handle::query_pieces);
 		}
-		session->markers.push_back(0);
-		session->session->post_session_stats();      /* answered after all of those */
+		mark(session, 0, false);                     /* answered after all of those */
 		return 0;
 	});
 }
@@ -925,25 +954,36 @@ struct listener {
 		event.err = errno_of(ec);
 		say(event.why, sizeof event.why, "%s%s%s", path, *path ? ": " : "", ec.message().c_str());
 		e->unheard = event;
-		if (!e->deaf)
+		if (!e->retries)
 			tell(event);
 	}
 
-	/* An answer to post_session_stats(): all before it has been told. */
-	void marker() const
+	void marked() const
 	{
-		struct torrent_event event = {};
-		uint32_t id = 0;
+		if (session->markers.empty())
+			return;
+		struct marker m = session->markers.front();
+		session->markers.pop_front();
+		if (m.id == 0) {
+			struct torrent_event event = {};
 
-		if (!session->markers.empty()) {
-			id = session->markers.front();
-			session->markers.pop_front();
-		}
-		if (id == 0) {
 			event.kind = TORRENT_DRAINED;
 			tell(event);
-		} else if (entry *e = find(session, id); e && --e->deaf == 0 && e->stuck) {
-			tell(e->unheard);      /* it happened again at once */
+			return;
+		}
+		entry *e = find(session, m.id);
+
+		if (!e || !e->retries)
+			return;
+		if (!m.second) {
+			e->handle.post_status(lt::torrent_handle::query_pieces);
+			mark(session, m.id, true);
+		} else if (!e->stuck) {
+			e->retries = 0;
+		} else if (--e->retries > 0) {
+			attempt(session, e);
+		} else {
+			tell(e->unheard);      /* it happens again and again */
 		}
 	}
 
@@ -953,10 +993,14 @@ struct listener {
 
 		if (!e)
 			return;
+		if (a->error == lt::error_code(lt::errors::duplicate_torrent) && e->tries++ < ADD_TRIES && !e->removed) {
+			/* The same torrent, added a moment ago, is still being removed. */
+			session->session->async_add_torrent(a->params);
+			return;
+		}
 		if (a->error) {
-			if (e->removed)
-				gone(e);
-			else
+			e->refused = true;
+			if (!e->removed)
 				stopped(e, a->error, "");
 			return;
 		}
@@ -976,6 +1020,9 @@ struct listener {
 	{
 		struct torrent_event event = {};
 
+		if (e->gone)
+			return;
+		e->gone = true;
 		event.kind = TORRENT_REMOVED;
 		event.id = e->id;
 		e->handle = {};
@@ -993,7 +1040,7 @@ struct listener {
 			if (auto *e = removed->userdata.get<entry>())
 				gone(e);
 		} else if (lt::alert_cast<lt::session_stats_alert>(alert)) {
-			marker();
+			marked();
 		} else if (auto *t = dynamic_cast<lt::torrent_alert *>(alert)) {
 			auto *e = t->handle.is_valid() ? t->handle.userdata().get<entry>() : nullptr;
 
@@ -1038,6 +1085,8 @@ extern "C" void torrent_session_events(struct torrent_session *session,
 		for (auto &it : session->entries) {
 			entry *e = it.second.get();
 
+			if (e->removed && e->refused)
+				l.gone(e);
 			if (e->removed || e->changed_told || !e->origin || !e->origin->changed)
 				continue;
 			struct torrent_event event = {};

@@ -275,7 +275,7 @@ uint64_t check_files(struct world *w, int i, uint32_t first, uint32_t end)
 void flip(const char *path, uint64_t offset)
 {
 	int fd = open(path, O_RDWR);
-	uint8_t byte;
+	uint8_t byte = 0;
 
 	MUST(fd >= 0 && pread(fd, &byte, 1, (off_t)offset) == 1);
 	byte ^= 0x10;

@@ -151,6 +151,31 @@ static void a_published_file_is_remembered_and_stays_where_it_is(void **state)
 	world_close(&w);
 }
 
+/* The record of an earlier run brings it back; in the same breath somebody publishes its file. */
+static void a_fetched_model_may_become_a_published_one(void **state)
+{
+	struct world w;
+	const char *paths[] = {w.source};
+
+	world_open(&w, NULL);
+	publish(&w);
+	know(&w, B);
+	introduce(&w, A, 1 << B);
+	introduce(&w, B, 1 << A);
+	want(&w, B, 0, 3);
+	await_state(&w, B, STORE_READY);
+	node_close(&w, B);
+	know(&w, B);
+	assert_int_equal(store_add(w.nodes[B].store, w.id, &w.body, paths), 0);
+	assert_int_equal(store_add(w.nodes[B].store, w.id, &w.body, paths), 0);
+	while (!status_of(&w, B).complete)
+		uv_run(&w.loop, UV_RUN_ONCE);
+	want(&w, B, 0, LAYERS);
+	await_state(&w, B, STORE_READY);
+	check_files(&w, B, 0, LAYERS);
+	world_close(&w);
+}
+
 /* A file that this process did not hash is read first; a wrong one is found. */
 static void a_file_published_by_path_alone_is_checked(void **state)
 {
@@ -219,12 +244,33 @@ static void manifests_that_contradict_themselves_are_refused(void **state)
 		assert_int_equal(store_add(w.nodes[B].store, w.id, &b, NULL), ERR_MALFORMED);
 		free(b.info);
 	}
+	/* and whatever a flipped bit makes of it: refused, or a model like any other */
+	for (size_t k = 0; k < 300; k++) {
+		struct manifest_body b = w.body;
+		size_t at = k * 7919 % b.info_length;
+
+		b.info = malloc(b.info_length);
+		assert_non_null(b.info);
+		memcpy(b.info, w.body.info, b.info_length);
+		b.info[at] ^= (uint8_t)(1u << k % 8);
+		int err;
+		while ((err = store_add(w.nodes[B].store, w.id, &b, NULL)) == ERR_BUSY)
+			uv_run(&w.loop, UV_RUN_ONCE);
+		free(b.info);
+		if (err != 0 && err != ERR_MALFORMED)
+			fail_msg("bit %zu of byte %zu: %d", k % 8, at, err);
+		if (err == 0)
+			assert_int_equal(store_remove(w.nodes[B].store, w.id), 0);
+	}
 	/* a file that would lie where the store keeps its own notes */
 	strcpy(w.body.files[0].name, "resume");
 	assert_int_equal(store_add(w.nodes[B].store, w.id, &w.body, NULL), ERR_MALFORMED);
 	strcpy(w.body.files[0].name, "model.gguf");
 	assert_int_equal(store_models(w.nodes[B].store, &other, 1), 0);
-	assert_int_equal(store_add(w.nodes[B].store, w.id, &w.body, NULL), 0);
+	int err;
+	while ((err = store_add(w.nodes[B].store, w.id, &w.body, NULL)) == ERR_BUSY)
+		uv_run(&w.loop, UV_RUN_ONCE);
+	assert_int_equal(err, 0);
 	assert_int_equal(store_add(w.nodes[B].store, w.id, &w.body, NULL), 0);
 	assert_int_equal(store_models(w.nodes[B].store, &other, 1), 1);
 	assert_memory_equal(other, w.id, KEY_BYTES);
@@ -629,6 +675,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(a_published_file_that_changes_is_not_seeded_and_never_written),
 		cmocka_unit_test(a_published_file_that_rots_silently_is_found_by_its_hash),
 		cmocka_unit_test(a_published_file_is_remembered_and_stays_where_it_is),
+		cmocka_unit_test(a_fetched_model_may_become_a_published_one),
 		cmocka_unit_test(a_file_published_by_path_alone_is_checked),
 		cmocka_unit_test(manifests_that_contradict_themselves_are_refused),
 		cmocka_unit_test(removing_deletes_what_was_fetched_and_nothing_else),
