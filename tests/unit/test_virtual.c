@@ -517,10 +517,10 @@ static void only_known_architectures_may_be_cut(void **state)
 	assert_true(quirk_may_cut(&o.directory, 1) && quirk_may_cut(&o.directory, 5) && quirk_may_cut(&o.directory, 0) && quirk_may_cut(&o.directory, 6));
 	assert_false(quirk_may_cut(&o.directory, 7));
 	close_model(&o);
-	other.architecture = "mamba";
+	other.architecture = "falcon";
 	open_model(&o, &other);
 	assert_false(quirk_splittable(&o.directory, why, sizeof why));
-	assert_non_null(strstr(why, "mamba"));
+	assert_non_null(strstr(why, "falcon"));
 	close_model(&o);
 }
 
