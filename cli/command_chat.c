@@ -14,13 +14,14 @@
 #include "proto/text.h"
 
 #define ANSWER_MAX (16u << 20)
+#define TEMPERATURE 0.7              /* small models wander at OpenAI's default of 1 */
 
 struct chat {
 	struct cli *cli;
 	char url[256], header[128];
 	char model[160];
 	bool completion;
-	double temperature;               /* < 0: not said */
+	double temperature;
 	unsigned long max_tokens;         /* 0: not said */
 	long long seed;
 	bool has_seed;
@@ -174,8 +175,7 @@ static char *make_body(struct chat *c)
 	yyjson_mut_obj_add_bool(doc, root, "stream", true);
 	options = yyjson_mut_obj_add_obj(doc, root, "stream_options");
 	yyjson_mut_obj_add_bool(doc, options, "include_usage", true);
-	if (c->temperature >= 0)
-		yyjson_mut_obj_add_real(doc, root, "temperature", c->temperature);
+	yyjson_mut_obj_add_real(doc, root, "temperature", c->temperature);
 	if (c->max_tokens)
 		yyjson_mut_obj_add_uint(doc, root, "max_tokens", c->max_tokens);
 	if (c->has_seed)
@@ -338,7 +338,7 @@ int command_chat(struct cli *cli, int argc, char **argv)
 		{"system", required_argument, NULL, 'S'}, {"temperature", required_argument, NULL, 't'}, {"max-tokens", required_argument, NULL, 'm'},
 		{"seed", required_argument, NULL, 's'}, {"stop", required_argument, NULL, 'x'}, {"completion", no_argument, NULL, 'c'}, {NULL, 0, NULL, 0},
 	};
-	struct chat c = {.cli = cli, .temperature = -1};
+	struct chat c = {.cli = cli, .temperature = TEMPERATURE};
 	const char *system = NULL;
 	int option, status;
 	bool wrong = false;

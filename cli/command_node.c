@@ -168,10 +168,11 @@ int command_ring(struct cli *cli, int argc, char **argv)
 	{
 		yyjson_val *l = yyjson_obj_get(s, "layers");
 		unsigned long long first = yyjson_get_uint(yyjson_arr_get(l, 0)), end = yyjson_get_uint(yyjson_arr_get(l, 1));
-		printf("  %s %s%s%s (%s)  layers %llu-%llu  sees %s\n", i ? i + 1 == n ? "└>" : "├>" : "┌─", bold(cli, true), json_text(s, "name"),
+		printf("  %s %s%s%s (%s)  layers %llu-%llu  sees %s\n", n == 1 ? "──" : i ? i + 1 == n ? "└>" : "├>" : "┌─", bold(cli, true), json_text(s, "name"),
 		       bold(cli, false), json_text(s, "association"), first, end - 1, json_text(s, "saw"));
 	}
-	printf("\n  Each token goes round once. Activations are not secret from those who compute them:\n"
+	if (n > 1)
+		printf("\n  Each token goes round once. Activations are not secret from those who compute them:\n"
 	       "  the text can largely be recovered from them. Choose the operators you trust.\n");
 	yyjson_doc_free(doc);
 	return EXIT_DONE;

@@ -63,8 +63,8 @@ int command_invite(struct cli *cli, int argc, char **argv)
 	size_t i, n;
 	printf("%s\n\n", json_text(r, "url"));
 	print_qr(cli, json_text(r, "url"));
-	printf("\nGood once, until %s. Give it to %s over a channel you trust; there:\n  essaim join '%s...'\n", when_text(json_uint(r, "expires"), when),
-	       strcmp(role, "node") ? "the other association's administrator" : "your other server", "essaim://join/#");
+	printf("\nGood once, until %s. Give it to %s\nover a channel you trust; there:\n  essaim join 'essaim://join/#...'\n",
+	       when_text(json_uint(r, "expires"), when), strcmp(role, "node") ? "the other association's administrator" : "your other server");
 	printf("\nIt will look for this node at:");
 	yyjson_arr_foreach(yyjson_obj_get(r, "addresses"), i, n, a)
 		printf(" %s", yyjson_get_str(a));
@@ -88,8 +88,9 @@ static void print_agreements(struct cli *cli, yyjson_val *agreements)
 	yyjson_arr_foreach(agreements, i, n, a)
 	{
 		bool force = !strcmp(json_text(a, "state"), "in force");
-		printf("  %s%s%s  %s, until %s\n", force ? green(cli, true) : bold(cli, true), json_text(a, "state"), force ? green(cli, false) : bold(cli, false),
-		       json_text(a, "text"), when_text(json_uint(a, "expires"), when));
+		when_text(json_uint(a, "expires"), when);
+		printf("  %s%s%s until %.10s: %s\n", force ? green(cli, true) : bold(cli, true), json_text(a, "state"),
+		       force ? green(cli, false) : bold(cli, false), when, json_text(a, "text"));
 	}
 }
 

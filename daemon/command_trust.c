@@ -210,10 +210,10 @@ static bool on_agreement(const struct record *record, void *arg)
 	const uint8_t *other = granted ? record->subject : record->association;
 	const char *name = trust_association_name(d->trust, other);
 	const char *state = agreement_state(d, record, &body);
-	char text[400];
-	snprintf(text, sizeof text, "%s may use %s nodes for %s: up to %llu tokens and %llu seconds of computing a day", granted ? name : "we",
-		 granted ? "our" : "their", body.n_models ? "the listed models" : "any model both approve", (unsigned long long)body.tokens_per_day,
-		 (unsigned long long)body.stage_seconds_per_day);
+	char text[400], time[32];
+	int used = granted ? snprintf(text, sizeof text, "%s may use our nodes", name) : snprintf(text, sizeof text, "we may use %s's nodes", name);
+	snprintf(text + used, sizeof text - (size_t)used, " (%s, %llu tokens and %s of computing a day)", body.n_models ? "listed models" : "any model",
+		 (unsigned long long)body.tokens_per_day, text_duration(body.stage_seconds_per_day, time, sizeof time));
 	yyjson_mut_val *o = yyjson_mut_arr_add_obj(l->doc, l->array);
 	yyjson_mut_obj_add_str(l->doc, o, "direction", granted ? "granted" : "received");
 	yyjson_mut_obj_add_str(l->doc, o, "association", json_hex(l->doc, other, KEY_BYTES));
