@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: AGPL-3.0-or-later */
 #include "daemon/route/placement.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -27,22 +28,25 @@ uint64_t placement_cost(const struct placement_model *model, const struct layer_
 	return cost;
 }
 
-/* --- one node's part of the picture ------------------------------------------------------------------ */
+/* --- the model, and each node's part of the picture ------------------------------------------------------ */
 
 struct slot {
 	const struct placement_node *node;
 	bool ends;                       /* takes the two ends */
-	bool placed;                     /* its window stays */
-	uint32_t cap;                    /* most layers of the middle that its budget allows */
+	bool fixed;                      /* a home with the whole model: nothing to choose */
+	uint64_t room;                   /* bytes for a window of the middle */
+	uint32_t share;                  /* about so many layers of average size fit there; 0: not one does */
 	struct layer_range window;       /* of the middle; empty: first == end */
 };
 
 struct picture {
-	const struct placement_model *model;
-	uint32_t n_layer, low, high;     /* the middle is [low, high) */
+	struct placement_model model;    /* as everyone counts */
+	uint32_t low, high;              /* the middle is [low, high) */
+	uint64_t base;                   /* what any window of the middle takes besides its layers */
+	uint64_t *before;                /* n_layer + 1: bytes of the middle's layers before that one */
 	size_t n;
 	struct slot *slots;              /* sorted by key */
-	uint32_t *coverage;              /* n_layer */
+	uint32_t *coverage;              /* n_layer: windows on that layer */
 };
 
 static int by_key(const void *a, const void *b)
@@ -50,157 +54,86 @@ static int by_key(const void *a, const void *b)
 	return memcmp(((const struct slot *)a)->node->node, ((const struct slot *)b)->node->node, KEY_BYTES);
 }
 
-static size_t ends_of(const struct picture *p, struct layer_range out[2])
-{
-	out[0] = (struct layer_range){0, p->low};
-	out[1] = (struct layer_range){p->high, p->n_layer};
-	return 2;
-}
-
-static uint32_t cap_of(const struct picture *p, const struct placement_node *node, bool ends)
-{
-	struct layer_range ranges[2];
-	uint64_t largest = 1, used = ends ? placement_cost(p->model, ranges, ends_of(p, ranges)) : 0;
-	uint64_t none = 0;
-	for (uint32_t i = p->low; i < p->high; i++) {
-		uint64_t one = placement_cost(p->model, &(struct layer_range){i, i + 1}, 1);
-		struct layer_range two = {i, i + 2};
-		uint64_t step = i + 2 <= p->high ? placement_cost(p->model, &two, 1) - one : one;
-		if (i + 2 <= p->high && step > largest)
-			largest = step;
-		if (one > none)
-			none = one;              /* a window's first layer brings what every shard has */
-	}
-	if (p->low == p->high || node->budget < used || node->budget - used < none)
-		return 0;
-	uint64_t cap = 1 + (node->budget - used - none) / largest;
-	return cap > p->high - p->low ? p->high - p->low : (uint32_t)cap;
-}
-
-static bool fits(const struct picture *p, const struct placement_node *node, const struct layer_range *ranges, size_t n)
-{
-	return placement_cost(p->model, ranges, n) <= node->budget;
-}
-
-/* The window of the middle among a node's placed ranges. */
-static struct layer_range window_of(const struct picture *p, const struct placement_node *node)
-{
-	for (size_t i = 0; i < node->n_placed; i++) {
-		struct layer_range r = node->placed[i];
-		if (r.first >= p->low && r.end <= p->high && r.first < r.end)
-			return r;
-	}
-	return (struct layer_range){0, 0};
-}
-
-static bool has_ends(const struct picture *p, const struct placement_node *node)
-{
-	bool head = false, tail = false;
-	for (size_t i = 0; i < node->n_placed; i++) {
-		head |= node->placed[i].first == 0;
-		tail |= node->placed[i].end == p->n_layer;
-	}
-	return head && tail;
-}
-
-static void slot_init(const struct picture *p, struct slot *s, const struct placement_node *node)
-{
-	struct layer_range ends[2];
-	*s = (struct slot){.node = node};
-	s->ends = node->home && p->low < p->high && fits(p, node, ends, ends_of(p, ends));
-	s->cap = cap_of(p, node, s->ends);
-	s->window = window_of(p, node);
-	/* What was placed stays while it still fits and the ends are as they should be. */
-	s->placed = node->n_placed && fits(p, node, node->placed, node->n_placed) && has_ends(p, node) == s->ends;
-	if (!s->placed)
-		s->window = (struct layer_range){0, 0};
-	/* A home that fits everything holds it in three ranges when another home needs its middle (see placement_choose()). */
-	struct layer_range all = {0, p->n_layer}, three[3] = {{0, p->low}, {p->low, p->high}, {p->high, p->n_layer}};
-	if (node->home && fits(p, node, &all, 1)) {
-		s->placed = true;
-		s->window = fits(p, node, three, 3) ? three[1] : (struct layer_range){0, 0};
-	}
-}
-
-static void cover(struct picture *p, struct layer_range window)
-{
-	for (uint32_t i = window.first; i < window.end; i++)
-		p->coverage[i]++;
-}
-
 static uint32_t next_cut(const struct picture *p, uint32_t at, uint32_t most)
 {
-	while (at < most && !manifest_may_cut(p->model->manifest, at))
+	while (at < most && !manifest_may_cut(p->model.manifest, at))
 		at++;
 	return at;
 }
 
 static uint32_t previous_cut(const struct picture *p, uint32_t at, uint32_t least)
 {
-	while (at > least && !manifest_may_cut(p->model->manifest, at))
+	while (at > least && !manifest_may_cut(p->model.manifest, at))
 		at--;
 	return at;
 }
 
-/* Fills [a, b) with the fewest free slots, in proportion to what each can take. Returns false when no free slot is left. */
-static bool fill(struct picture *p, uint32_t a, uint32_t b, uint32_t level)
+/* Costs of single layers, so that a window's cost need not be summed from extents each time. Memory factors round: good for
+ * choosing, while what is chosen is checked with placement_cost(). */
+static void measure(struct picture *p)
 {
-	size_t chosen[PLACEMENT_NODES_MAX], n = 0;
-	uint64_t total = 0;
-	while (total < b - a) {
-		size_t best = p->n;
-		for (size_t i = 0; i < p->n; i++) {
-			const struct slot *s = &p->slots[i];
-			bool taken = s->placed || s->window.end || !s->cap || (level && s->ends);    /* spare copies are for those without ends */
-			for (size_t k = 0; k < n && !taken; k++)
-				taken = chosen[k] == i;
-			if (!taken && (best == p->n || s->cap > p->slots[best].cap))
-				best = i;
-		}
-		if (best == p->n)
-			break;
-		chosen[n++] = best;
-		total += p->slots[best].cap;
+	struct layer_range first = {p->low, p->low + 1}, second = {p->low + 1, p->low + 2}, both = {p->low, p->low + 2};
+	if (p->low + 2 <= p->high)
+		p->base = placement_cost(&p->model, &first, 1) + placement_cost(&p->model, &second, 1) - placement_cost(&p->model, &both, 1);
+	for (uint32_t i = p->low; i < p->high; i++)
+		p->before[i + 1] = p->before[i] + placement_cost(&p->model, &(struct layer_range){i, i + 1}, 1) - p->base;
+}
+
+/* The furthest place up to which this node's room lasts when its window begins at `at`; `at` when not one step. */
+static uint32_t reach(const struct picture *p, const struct slot *s, uint32_t at, uint32_t most)
+{
+	uint32_t low = at, high = most;
+	while (low < high) {
+		uint32_t end = low + (high - low + 1) / 2;
+		if (p->base + p->before[end] - p->before[at] <= s->room)
+			low = end;
+		else
+			high = end - 1;
 	}
-	if (!n)
-		return false;
-	/* In order of key along the model, so that every node that computes this arrives at the same. */
-	for (size_t i = 1; i < n; i++)
-		for (size_t k = i; k && chosen[k - 1] > chosen[k]; k--) {
-			size_t swap = chosen[k];
-			chosen[k] = chosen[k - 1];
-			chosen[k - 1] = swap;
-		}
-	uint32_t at = a;
-	uint64_t left = total;
-	bool any = false;
-	for (size_t i = 0; i < n && at < b; i++) {
-		struct slot *s = &p->slots[chosen[i]];
-		uint32_t rest = b - at, size = s->cap;
-		left -= s->cap;
-		if (left + s->cap >= rest) {
-			/* its share of what is to be filled, and at least what those behind it cannot take */
-			uint64_t share = ((uint64_t)rest * s->cap + left + s->cap - 1) / (left + s->cap);
-			uint64_t need = rest > left ? rest - left : 0;
-			size = (uint32_t)(share > need ? share : need);
-			if (size > s->cap)
-				size = s->cap;
-		}
-		uint32_t end = at + size > b ? b : at + size;
-		uint32_t cut = previous_cut(p, end, at);
-		if (cut == at)
-			cut = next_cut(p, end, b);
-		if (cut == at || cut - at > s->cap) {
-			s->cap = 0;              /* no legal window of a size that it can hold begins here */
-			any = true;
-			continue;
-		}
-		s->window = (struct layer_range){at, cut};
-		cover(p, s->window);
-		at = cut;
-		any = true;
+	return previous_cut(p, low, at);
+}
+
+/* The window of the middle among a node's placed ranges, when it is one that the node could have chosen. */
+static struct layer_range window_of(const struct picture *p, const struct slot *s)
+{
+	for (size_t i = 0; i < s->node->n_placed; i++) {
+		struct layer_range r = s->node->placed[i];
+		if (r.first >= p->low && r.end <= p->high && r.first < r.end && manifest_may_cut(p->model.manifest, r.first) &&
+		    manifest_may_cut(p->model.manifest, r.end) && placement_cost(&p->model, &r, 1) <= s->room)
+			return r;
 	}
-	return any;
+	return (struct layer_range){0, 0};
+}
+
+static void slot_init(const struct picture *p, struct slot *s, const struct placement_node *node, uint64_t budget)
+{
+	uint32_t n_layer = p->model.manifest->n_layer, middle = p->high - p->low;
+	const struct layer_range three[3] = {{0, p->low}, {p->high, n_layer}, {p->low, p->high}}, all = {0, n_layer};
+	uint64_t ends = placement_cost(&p->model, three, 2);
+	*s = (struct slot){.node = node, .room = budget};
+	if (node->home && ends <= budget) {
+		s->ends = true;
+		s->room -= ends;
+	}
+	uint64_t mean = p->before[p->high] / middle;
+	if (s->room > p->base && mean)
+		s->share = (s->room - p->base) / mean < middle ? (uint32_t)((s->room - p->base) / mean) : middle;
+	for (uint32_t at = p->low; at < p->high && !s->share; at = next_cut(p, at + 1, p->high))
+		s->share = reach(p, s, at, p->high) > at;        /* layers differ: a small one may fit */
+	s->window = window_of(p, s);
+	/* A home that fits everything holds it in three ranges when another home needs its middle (see placement_choose()). */
+	if (node->home && placement_cost(&p->model, &all, 1) <= budget) {
+		s->fixed = true;
+		s->window = placement_cost(&p->model, three, 3) <= budget ? three[2] : (struct layer_range){0, 0};
+	}
+}
+
+/* --- windows ---------------------------------------------------------------------------------------- */
+
+static void cover(struct picture *p, struct layer_range window, int by)
+{
+	for (uint32_t i = window.first; i < window.end; i++)
+		p->coverage[i] += (uint32_t)by;
 }
 
 static uint32_t missing_count(const struct picture *p)
@@ -211,27 +144,153 @@ static uint32_t missing_count(const struct picture *p)
 	return n;
 }
 
-/* Gives windows to the free slots: first where nobody is, then a spare copy. */
-static void assign(struct picture *p)
+/* How far these get from `at`, one behind the other, each with all its room. */
+static uint32_t reach_together(const struct picture *p, const size_t *chosen, size_t n, uint32_t at, uint32_t most)
 {
-	memset(p->coverage, 0, p->n_layer * sizeof *p->coverage);
+	for (size_t i = 0; i < n && at < most; i++)
+		at = reach(p, &p->slots[chosen[i]], at, most);
+	return at;
+}
+
+/* The free slots that it takes to fill [a, b): as few as will do, the largest first, then in order of key along the model, so that
+ * every node that computes this arrives at the same. */
+static size_t choose_slots(const struct picture *p, uint32_t a, uint32_t b, uint32_t level, size_t chosen[PLACEMENT_NODES_MAX])
+{
+	size_t n = 0;
+	while (reach_together(p, chosen, n, a, b) < b) {
+		size_t best = p->n, at = n;
+		for (size_t i = 0; i < p->n; i++) {
+			const struct slot *s = &p->slots[i];
+			bool taken = s->fixed || s->window.end || !s->share || (level && s->ends);    /* spare copies are for those without ends */
+			for (size_t k = 0; k < n && !taken; k++)
+				taken = chosen[k] == i;
+			if (!taken && (best == p->n || s->share > p->slots[best].share))
+				best = i;
+		}
+		if (best == p->n)
+			break;
+		for (; at && chosen[at - 1] > best; at--)
+			chosen[at] = chosen[at - 1];
+		chosen[at] = best;
+		n++;
+	}
+	return n;
+}
+
+/* Fills [a, b) in proportion to what each can take; false when nobody can take anything there. */
+static bool fill(struct picture *p, uint32_t a, uint32_t b, uint32_t level)
+{
+	size_t chosen[PLACEMENT_NODES_MAX], n = choose_slots(p, a, b, level, chosen);
+	uint32_t goal = reach_together(p, chosen, n, a, b), at = a;
+	uint64_t shares = 0;
+	for (size_t i = 0; i < n; i++)
+		shares += p->slots[chosen[i]].share;
+	for (size_t i = 0; i < n && at < goal; i++) {
+		struct slot *s = &p->slots[chosen[i]];
+		uint32_t most = reach(p, s, at, goal);
+		uint64_t layers = ((uint64_t)(goal - at) * s->share + shares - 1) / shares;
+		uint32_t end = next_cut(p, layers < most - at ? at + (uint32_t)layers : most, most);
+		shares -= s->share;
+		/* its share, and at least what those behind it cannot take */
+		while (end < most && reach_together(p, chosen + i + 1, n - i - 1, end, goal) < goal)
+			end = next_cut(p, end + 1, most);
+		while (end > at && placement_cost(&p->model, &(struct layer_range){at, end}, 1) > s->room)
+			end = previous_cut(p, end - 1, at);
+		if (end == at)
+			continue;
+		s->window = (struct layer_range){at, end};
+		cover(p, s->window, 1);
+		at = end;
+	}
+	return at > a;
+}
+
+/* Gives windows to the free slots where fewer than `enough` have one; slots with one keep it. */
+static void assign(struct picture *p, uint32_t enough)
+{
+	memset(p->coverage, 0, p->model.manifest->n_layer * sizeof *p->coverage);
 	for (size_t i = 0; i < p->n; i++)
-		if (p->slots[i].placed)
-			cover(p, p->slots[i].window);
-	for (uint32_t level = 0; level < COVERAGE_ENOUGH; level++) {
+		cover(p, p->slots[i].window, 1);
+	for (uint32_t level = 0; level < enough; level++)
 		for (uint32_t a = p->low; a < p->high;) {
-			if (p->coverage[a] > level) {
-				a++;
-				continue;
-			}
 			uint32_t b = a;
 			while (b < p->high && p->coverage[b] <= level)
 				b++;
-			/* A part may remain when the slots were used up or a cut was not legal: try the rest until nothing moves. */
-			if (!fill(p, a, b, level))
-				a = b;
+			if (a == b || !fill(p, a, b, level))
+				a = next_cut(p, a + 1, p->high);
+		}
+}
+
+/* The first node, in order of key, all of whose layers somebody else has too. */
+static struct slot *find_spare(struct picture *p)
+{
+	for (size_t i = 0; i < p->n; i++) {
+		struct slot *s = &p->slots[i];
+		bool spare = s->window.end && !s->fixed;
+		for (uint32_t k = s->window.first; k < s->window.end && spare; k++)
+			spare = p->coverage[k] > 1;
+		if (spare)
+			return s;
+	}
+	return NULL;
+}
+
+static void move_spares(struct picture *p)
+{
+	struct slot *s;
+	for (size_t moves = 0; missing_count(p) && moves < p->n && (s = find_spare(p)); moves++) {
+		s->window = (struct layer_range){0, 0};
+		assign(p, 1);
+	}
+}
+
+static void start_anew(struct picture *p)
+{
+	for (size_t i = 0; i < p->n; i++)
+		if (!p->slots[i].fixed)
+			p->slots[i].window = (struct layer_range){0, 0};
+	assign(p, COVERAGE_ENOUGH);
+}
+
+/* What stands stays. When then a layer has nobody: would spare copies that move help, or everyone choosing anew? Everyone computes
+ * the same answer, and what leaves less undone is done. 0 or -ENOMEM. */
+static int settle(struct picture *p)
+{
+	size_t size = p->n * sizeof *p->slots;
+	struct slot *as_said = malloc(size), *best = malloc(size);
+	uint32_t missing;
+	int err = -ENOMEM;
+	if (!as_said || !best)
+		goto out;
+	memcpy(as_said, p->slots, size);
+	assign(p, COVERAGE_ENOUGH);
+	missing = missing_count(p);
+	memcpy(best, p->slots, size);
+	void (*const remedies[])(struct picture *) = {move_spares, start_anew};
+	for (size_t i = 0; i < 2 && missing; i++) {
+		memcpy(p->slots, as_said, size);
+		assign(p, 1);
+		remedies[i](p);
+		uint32_t now = missing_count(p);
+		if (now < missing) {
+			missing = now;
+			memcpy(best, p->slots, size);
 		}
 	}
+	memcpy(p->slots, best, size);
+	err = 0;
+out:
+	free(as_said);
+	free(best);
+	return err;
+}
+
+/* What this node's engine found about its memory holds for this node: the others' parts are counted as the others do, and its own
+ * budget by as much less. */
+static uint64_t budget_as_others_count(const struct placement_model *model, uint64_t budget)
+{
+	uint32_t usual = model->manifest->memory_permille > 1000 ? model->manifest->memory_permille : 1000;
+	return model->weights_only || model->memory_permille <= usual ? budget : budget / model->memory_permille * usual;
 }
 
 int placement_choose(const struct placement_model *model, const struct placement_node *nodes, size_t n_nodes, size_t self,
@@ -243,76 +302,61 @@ int placement_choose(const struct placement_model *model, const struct placement
 	*n_ranges = 0;
 	if (n_nodes > PLACEMENT_NODES_MAX || !m->n_layer)
 		return ERR_LIMIT;
-	struct picture p = {.model = model, .n_layer = m->n_layer, .n = n_nodes};
+	struct picture p = {.model = *model, .n = n_nodes};
+	p.model.memory_permille = 0;
 	p.low = next_cut(&p, 1, m->n_layer);
 	p.high = previous_cut(&p, m->n_layer - 1, 0);
-	bool whole = fits(&p, me, &all, 1);
+	bool whole = placement_cost(model, &all, 1) <= me->budget;
 	if (!m->splittable || p.low >= p.high) {
 		if (!whole)
 			return m->splittable ? ERR_BUDGET : ERR_UNSUPPORTED;
-		ranges[(*n_ranges)++] = all;
+		if (me->home)
+			ranges[(*n_ranges)++] = all;
 		return 0;
 	}
-	p.slots = calloc(n_nodes, sizeof *p.slots);
-	p.coverage = calloc(m->n_layer, sizeof *p.coverage);
-	if (!p.slots || !p.coverage) {
-		free(p.slots);
-		free(p.coverage);
-		return -12;      /* ENOMEM */
-	}
-	for (size_t i = 0; i < n_nodes; i++)
-		slot_init(&p, &p.slots[i], &nodes[i]);
-	qsort(p.slots, n_nodes, sizeof *p.slots, by_key);
-
-	int err = 0;
-	bool others_need = false;        /* a home that cannot hold it whole would miss our middle */
-	for (size_t i = 0; i < n_nodes; i++)
-		others_need |= i != self && nodes[i].home && !fits(&p, &nodes[i], &all, 1);
 	const struct layer_range three[3] = {{0, p.low}, {p.low, p.high}, {p.high, m->n_layer}};
 	if (me->home && whole) {
-		if (others_need && fits(&p, me, three, 3)) {
+		/* a home that cannot hold it whole would miss our middle */
+		bool others_need = false;
+		for (size_t i = 0; i < n_nodes; i++)
+			others_need |= i != self && nodes[i].home && placement_cost(model, &all, 1) > nodes[i].budget;
+		if (others_need && placement_cost(model, three, 3) <= me->budget) {
 			memcpy(ranges, three, sizeof three);
 			*n_ranges = 3;
 		} else {
 			ranges[(*n_ranges)++] = all;
 		}
+		return 0;
+	}
+
+	int err = -ENOMEM;
+	p.slots = calloc(n_nodes, sizeof *p.slots);
+	p.coverage = calloc(m->n_layer, sizeof *p.coverage);
+	p.before = calloc((size_t)m->n_layer + 1, sizeof *p.before);
+	if (!p.slots || !p.coverage || !p.before)
 		goto out;
-	}
-	assign(&p);
-	uint32_t missing = missing_count(&p);
-	if (missing) {
-		/* Would everyone choosing anew leave less undone? Then everyone does, and everyone computes the same. */
-		struct slot *kept = malloc(n_nodes * sizeof *kept);
-		if (kept) {
-			memcpy(kept, p.slots, n_nodes * sizeof *kept);
-			for (size_t i = 0; i < n_nodes; i++) {
-				struct placement_node fresh = *p.slots[i].node;
-				fresh.n_placed = 0;
-				slot_init(&p, &p.slots[i], &fresh);
-				p.slots[i].node = kept[i].node;
-			}
-			assign(&p);
-			if (missing_count(&p) >= missing)
-				memcpy(p.slots, kept, n_nodes * sizeof *kept);
-			free(kept);
-		}
-	}
-	for (size_t i = 0; i < n_nodes; i++) {
+	measure(&p);
+	for (size_t i = 0; i < n_nodes; i++)
+		slot_init(&p, &p.slots[i], &nodes[i], i == self ? budget_as_others_count(model, me->budget) : nodes[i].budget);
+	qsort(p.slots, n_nodes, sizeof *p.slots, by_key);
+	err = settle(&p);
+	for (size_t i = 0; i < n_nodes && !err; i++) {
 		const struct slot *s = &p.slots[i];
 		if (s->node != me)
 			continue;
 		if (s->ends)
 			ranges[(*n_ranges)++] = three[0];
-		if (s->window.first < s->window.end)
+		if (s->window.end)
 			ranges[(*n_ranges)++] = s->window;
 		if (s->ends)
 			ranges[(*n_ranges)++] = three[2];
-		if (!*n_ranges && !s->cap)
+		if (!*n_ranges && !s->share)
 			err = ERR_BUDGET;
 	}
 out:
 	free(p.slots);
 	free(p.coverage);
+	free(p.before);
 	return err;
 }
 

@@ -7,7 +7,9 @@
  *   - then the window of the middle [1,L-1) that the mesh lacks most, as long as its budget allows;
  *   - a node that fits the whole model takes [0,L) when no other home depends on its middle, and otherwise
  *     [0,1) [1,L-1) [L-1,L);
- *   - what was placed before stays (no needless downloads) unless a layer has nobody and others have two.
+ *   - what was placed before stays (no needless downloads). When a layer has nobody and free room does not fill it, nodes whose
+ *     layers others have too move, lowest key first; when that does not do and everyone choosing anew does, everyone chooses anew;
+ *   - text stays at home: a node that is no home takes nothing of a model that has no middle or cannot be split.
  * Only the node's owner decides what it may take: no peer can make it download or evict.
  *
  * SPDX-License-Identifier: AGPL-3.0-or-later */
