@@ -26,8 +26,25 @@ struct source source_of(const struct sockaddr *address)
 	return source;
 }
 
-bool sources_take(struct sources *s, struct source source)
+static void give(struct sources *s, const struct source *source)
 {
+	for (size_t i = 0; i < s->n; i++) {
+		if (memcmp(&s->entries[i].source, source, sizeof *source))
+			continue;
+		s->open--;
+		if (--s->entries[i].open == 0)
+			s->entries[i] = s->entries[--s->n];
+		return;
+	}
+}
+
+bool sources_take(struct sources *s, struct source source, uint64_t now)
+{
+	for (size_t i = s->n_failed; i-- > 0;)
+		if (now >= s->failed[i].until) {
+			give(s, &s->failed[i].source);
+			s->failed[i] = s->failed[--s->n_failed];
+		}
 	if (s->open >= LINK_HANDSHAKES_MAX)
 		return false;
 	size_t i = 0;
@@ -45,16 +62,15 @@ bool sources_take(struct sources *s, struct source source)
 	return true;
 }
 
-void sources_give(struct sources *s, struct source source)
+void sources_give(struct sources *s, struct source source, bool failed, uint64_t now)
 {
-	for (size_t i = 0; i < s->n; i++) {
-		if (memcmp(&s->entries[i].source, &source, sizeof source))
-			continue;
-		s->open--;
-		if (--s->entries[i].open == 0)
-			s->entries[i] = s->entries[--s->n];
+	if (!failed) {
+		give(s, &source);
 		return;
 	}
+	/* one of the open ones: n_failed < open <= LINK_HANDSHAKES_MAX */
+	s->failed[s->n_failed].source = source;
+	s->failed[s->n_failed++].until = now + SOURCE_FAILED_MS;
 }
 
 void heartbeat_init(struct heartbeat *h, uint64_t now)

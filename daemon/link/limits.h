@@ -23,17 +23,24 @@
 struct source {
 	uint8_t bytes[SOURCE_BYTES];       /* an IPv4 address as ::ffff:a.b.c.d; of IPv6 the first 64 bits */
 };
+#define SOURCE_FAILED_MS 1000              /* a place is kept taken that long behind a handshake that failed: 8 a second each */
 struct sources {
 	size_t n, open;                    /* entries in use; handshakes in all */
 	struct {
 		struct source source;
 		unsigned open;
 	} entries[LINK_HANDSHAKES_MAX];
+	size_t n_failed;
+	struct {
+		struct source source;
+		uint64_t until;
+	} failed[LINK_HANDSHAKES_MAX];     /* places that nobody has, but for a moment nobody gets */
 };
 
 struct source source_of(const struct sockaddr *address);
-bool sources_take(struct sources *s, struct source source);      /* false: too many, close it */
-void sources_give(struct sources *s, struct source source);      /* once for each take that was true */
+bool sources_take(struct sources *s, struct source source, uint64_t now);     /* false: too many, close it */
+/* Once for each take that was true, when the handshake is over. */
+void sources_give(struct sources *s, struct source source, bool failed, uint64_t now);
 
 /* --- heartbeat ----------------------------------------------------------------------------------- */
 

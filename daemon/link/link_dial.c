@@ -12,6 +12,11 @@
 #include "proto/err.h"
 #include "proto/text.h"
 
+/* Names are looked up on the loop's few worker threads, which others need, too: a card full of names that nobody answers for
+ * must not take them all. Loop thread only. */
+#define RESOLVING_MAX 2
+static unsigned resolving;
+
 static void connect_next(struct link *link);
 
 /* A TCP handle whose connect failed cannot be used again: it makes place for a new one. */
@@ -72,6 +77,7 @@ static void connect_next(struct link *link)
 static void on_resolved(uv_getaddrinfo_t *request, int status, struct addrinfo *list)
 {
 	struct link *link = request->data;
+	resolving--;
 	if (link->state == LINK_RESOLVING) {
 		for (struct addrinfo *i = status ? NULL : list; i && link->n_resolved < RESOLVED_MAX; i = i->ai_next)
 			memcpy(&link->resolved[link->n_resolved++], i->ai_addr, i->ai_addrlen);
@@ -102,12 +108,16 @@ static int resolve(struct link *link, const char *host, uint16_t port)
 		link->n_resolved = 1;
 		return uv_idle_start(&link->flush, on_first_turn);
 	}
+	if (resolving >= RESOLVING_MAX)
+		return UV_EAGAIN;
 	char service[8];
 	snprintf(service, sizeof service, "%u", port);
 	struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV | AI_ADDRCONFIG};
 	int err = uv_getaddrinfo(link->config.loop, &link->resolve, on_resolved, host, service, &hints);
-	if (!err)
+	if (!err) {
 		link->pending++;
+		resolving++;
+	}
 	return err;
 }
 

@@ -1,7 +1,7 @@
 /* link_server.c: listens, and lets only so many strangers knock at once.
  *
- * A connection counts against its source address until its handshake is done; past the limit it is reset at once, before
- * anything is read. Links that are up no longer know the server.
+ * A connection counts against its source address until its handshake is done, and a second longer when it failed, so that
+ * nobody has us compute handshakes without end; past the limit it is closed at once, before anything is read. Links that are up no longer know the server.
  *
  * SPDX-License-Identifier: AGPL-3.0-or-later */
 #include <stdio.h>
@@ -37,7 +37,7 @@ void link_server_handshake_done(struct link *link)
 	if (!server)
 		return;
 	link->server = NULL;
-	sources_give(&server->sources, link->source);
+	sources_give(&server->sources, link->source, link->state != LINK_UP, uv_now(server->config.loop));
 	for (size_t i = 0; i < server->n_shaking; i++)
 		if (server->shaking[i] == link)
 			server->shaking[i] = server->shaking[--server->n_shaking];
@@ -68,7 +68,7 @@ static void on_connection(uv_stream_t *stream, int status)
 	struct link_server *server = stream->data;
 	if (status)
 		return;
-	if (server->sources.open >= LINK_HANDSHAKES_MAX) {
+	if (server->n_shaking >= LINK_HANDSHAKES_MAX) {
 		refuse(server);
 		return;
 	}
@@ -85,7 +85,7 @@ static void on_connection(uv_stream_t *stream, int status)
 		err = uv_tcp_getpeername(&link->tcp, (struct sockaddr *)&name, &n);
 	if (!err) {
 		link->source = source_of((struct sockaddr *)&name);
-		if (!sources_take(&server->sources, link->source))
+		if (!sources_take(&server->sources, link->source, uv_now(server->config.loop)))
 			err = ERR_BUSY;
 	}
 	if (err) {

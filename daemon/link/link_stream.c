@@ -357,8 +357,9 @@ static void on_pong(struct link *link, uint64_t id)
 	if (!link->ping_us || id != link->ping_id)
 		return;                            /* an answer to an older ping */
 	double ms = (double)(uv_hrtime() / 1000 - link->ping_us) / 1000.0;
-	/* RFC 6298's smoothing */
-	link->rtt_ms = link->rtt_ms > 0 ? link->rtt_ms * 7 / 8 + ms / 8 : ms;
+	/* A busy moment only ever adds to a round trip: less is believed sooner than more. */
+	double weight = ms < link->rtt_ms ? 0.5 : 0.125;
+	link->rtt_ms = link->rtt_ms > 0 ? link->rtt_ms * (1 - weight) + ms * weight : ms;
 	link->ping_us = 0;
 }
 

@@ -19,6 +19,7 @@
 #include <malloc.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <netdb.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -896,7 +897,7 @@ static void a_thousand_connections_from_one_source_leave_room_for_eight(void **s
 	assert_int_equal(open, LINK_HANDSHAKES_PER_SOURCE);
 	assert_true(mallinfo2().uordblks - before < 1u << 20);
 	/* after five seconds even these are gone, and an honest node gets in */
-	pass(6);
+	pass(7);
 	for (unsigned i = 0; i < N; i++) {
 		if (p[i].fd >= 0) {
 			WAIT(puppet_is_closed(&p[i]));
@@ -928,6 +929,24 @@ static void a_port_in_use_is_told_with_a_remedy(void **state)
 	assert_non_null(strstr(why, "ss -ltnp"));
 	assert_int_equal(link_listen(&second, &server_end.config, "nonsense", port, why, sizeof why), UV_EINVAL);
 	assert_non_null(strstr(why, "not an IP address"));
+}
+
+static void names_are_resolved_and_each_of_their_addresses_tried(void **state)
+{
+	struct addrinfo *list = NULL;
+	if (getaddrinfo("localhost", NULL, &(struct addrinfo){.ai_socktype = SOCK_STREAM}, &list))
+		skip();                    /* this machine has no name for itself */
+	freeaddrinfo(list);
+	/* where ::1 comes first it refuses, and 127.0.0.1 is tried on a new socket */
+	char address[ADDRESS_SIZE];
+	snprintf(address, sizeof address, "localhost:%u", port);
+	assert_int_equal(link_dial(&client_end.link, &client_end.config, address, server_end.public, LINK_BULK, NULL, NULL), 0);
+	WAIT(client_end.up || client_end.closed);
+	assert_int_equal(client_end.up, 1);
+	assert_string_equal(link_address(client_end.link), server_address());
+	assert_int_equal(link_dial(&client_end.link, &client_end.config, "no-such-name.invalid:1", server_end.public, LINK_BULK, NULL, NULL), 0);
+	WAIT(client_end.closed);
+	assert_non_null(strstr(client_end.detail, "no-such-name.invalid:1"));
 }
 
 static void closing_while_dialling_is_clean(void **state)
@@ -991,19 +1010,39 @@ static void sources_are_limited_each_and_in_all(void **state)
 	struct sources s = {0};
 	struct source x = {{0}};
 	for (unsigned i = 0; i < LINK_HANDSHAKES_PER_SOURCE; i++)
-		assert_true(sources_take(&s, x));
-	assert_false(sources_take(&s, x));
-	sources_give(&s, x);
-	assert_true(sources_take(&s, x));
+		assert_true(sources_take(&s, x, 0));
+	assert_false(sources_take(&s, x, 0));
+	sources_give(&s, x, false, 0);
+	assert_true(sources_take(&s, x, 0));
 	for (unsigned i = LINK_HANDSHAKES_PER_SOURCE; i < LINK_HANDSHAKES_MAX; i++) {
 		struct source y = {{1, (uint8_t)i}};
-		assert_true(sources_take(&s, y));
+		assert_true(sources_take(&s, y, 0));
 	}
 	struct source z = {{2}};
-	assert_false(sources_take(&s, z));
+	assert_false(sources_take(&s, z, 0));
 	for (unsigned i = 0; i < LINK_HANDSHAKES_PER_SOURCE; i++)
-		sources_give(&s, x);
-	assert_true(sources_take(&s, z));
+		sources_give(&s, x, false, 0);
+	assert_true(sources_take(&s, z, 0));
+}
+
+static void a_failed_handshake_keeps_its_place_for_a_second(void **state)
+{
+	struct sources s = {0};
+	struct source x = {{1}}, y = {{2}};
+	for (unsigned i = 0; i < LINK_HANDSHAKES_PER_SOURCE; i++)
+		assert_true(sources_take(&s, x, 100));
+	for (unsigned i = 0; i < LINK_HANDSHAKES_PER_SOURCE; i++)
+		sources_give(&s, x, true, 100);
+	assert_false(sources_take(&s, x, 1099));
+	assert_true(sources_take(&s, y, 1099));
+	for (unsigned i = 0; i < LINK_HANDSHAKES_PER_SOURCE; i++)
+		assert_true(sources_take(&s, x, 1100));
+	assert_int_equal(s.open, LINK_HANDSHAKES_PER_SOURCE + 1);
+	for (unsigned i = 0; i < LINK_HANDSHAKES_PER_SOURCE; i++)
+		sources_give(&s, x, false, 1100);
+	sources_give(&s, y, false, 1100);
+	assert_int_equal(s.open, 0);
+	assert_int_equal(s.n, 0);
 }
 
 static void silence_of_fifteen_seconds_ends_a_link(void **state)
@@ -1086,11 +1125,13 @@ int main(void)
 		OVER_TCP(a_thousand_connections_from_one_source_leave_room_for_eight),
 		OVER_TCP(refused_connections_say_where_and_what_to_do),
 		OVER_TCP(a_port_in_use_is_told_with_a_remedy),
+		OVER_TCP(names_are_resolved_and_each_of_their_addresses_tried),
 		OVER_TCP(closing_while_dialling_is_clean),
 		OVER_TCP(links_outlive_their_server),
 		cmocka_unit_test(addresses_are_split_and_joined),
 		cmocka_unit_test(an_ipv6_source_is_its_64_bits),
 		cmocka_unit_test(sources_are_limited_each_and_in_all),
+		cmocka_unit_test(a_failed_handshake_keeps_its_place_for_a_second),
 		cmocka_unit_test(silence_of_fifteen_seconds_ends_a_link),
 		cmocka_unit_test(credit_holds_what_does_not_fit),
 	};
