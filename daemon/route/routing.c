@@ -10,6 +10,7 @@
 
 #define HOP_FIXED_US 300.0         /* frames, encryption and wake-ups of one hop, whatever the distance */
 #define STAGE_FIXED_US 50.0        /* one more pass through an engine */
+#define STAGE_DEAREST_US 1e13
 #define LAYER_UNKNOWN_US 1000.0    /* a layer that nobody measured yet */
 
 struct step {
@@ -26,9 +27,17 @@ struct search {
 	const uint8_t (*avoid)[KEY_BYTES];
 	size_t n_avoid;
 	bool any_sessions;         /* count nodes without a free session too */
+	double stage_us;           /* price of one more pass through an engine */
+	bool cut_short;            /* some chain had no room for another stage */
 	struct step *steps;        /* (n_layer + 1, n): the cheapest way to stand at a position behind that node */
 	bool *starts;              /* n_layer + 1: some range starts here */
 };
+
+/* Adverts come from others, who may know another model by that name. */
+static bool is_sane(const struct search *s, struct layer_range r)
+{
+	return r.first < r.end && r.end <= s->n_layer;
+}
 
 static bool may_use(const struct search *s, size_t i)
 {
@@ -44,8 +53,8 @@ static bool may_use(const struct search *s, size_t i)
 static double hop_us(const struct search *s, size_t a, size_t b)
 {
 	if (a == b)
-		return STAGE_FIXED_US;
-	return HOP_FIXED_US + 1000.0 * (s->nodes[a].rtt_ms + s->nodes[b].rtt_ms) / 2;
+		return s->stage_us;
+	return s->stage_us + HOP_FIXED_US - STAGE_FIXED_US + 1000.0 * (s->nodes[a].rtt_ms + s->nodes[b].rtt_ms) / 2;
 }
 
 static double compute_us(const struct routing_node *node, uint32_t layers)
@@ -67,6 +76,7 @@ static void relax(struct search *s, uint32_t position, size_t behind, size_t nod
 	if (end == s->n_layer)
 		cost += hop_us(s, node, s->self);
 	struct step *step = &s->steps[(size_t)end * s->n + node];
+	s->cut_short |= stages > RING_STAGES_MAX;
 	if (stages <= RING_STAGES_MAX && cost < step->cost)
 		*step = (struct step){.cost = cost, .from = position, .node = node, .previous = behind, .stages = stages};
 }
@@ -80,7 +90,7 @@ static void expand(struct search *s, uint32_t position, size_t behind)
 		for (size_t k = 0; k < node->n_resident; k++) {
 			struct layer_range r = node->resident[k];
 			/* Text stays at home: it begins and ends there. */
-			if (r.first != position || ((r.first == 0 || r.end == s->n_layer) && !node->self))
+			if (!is_sane(s, r) || r.first != position || ((r.first == 0 || r.end == s->n_layer) && !node->self))
 				continue;
 			if (r.end == s->n_layer) {
 				relax(s, position, behind, i, r.end);
@@ -93,10 +103,10 @@ static void expand(struct search *s, uint32_t position, size_t behind)
 	}
 }
 
-/* Returns the furthest position that can be reached; n_layer when there is a plan. */
-static uint32_t walk(struct search *s)
+static uint32_t walk_once(struct search *s)
 {
 	uint32_t furthest = 0;
+	s->cut_short = false;
 	for (size_t i = 0; i < ((size_t)s->n_layer + 1) * s->n; i++)
 		s->steps[i] = (struct step){.cost = INFINITY};
 	expand(s, 0, s->n);
@@ -108,6 +118,19 @@ static uint32_t walk(struct search *s)
 			if (position < s->n_layer)
 				expand(s, position, i);
 		}
+	return furthest;
+}
+
+/* Returns the furthest position that can be reached; n_layer when there is a plan. A cheap way there may have had too many stages to
+ * go on from: then stages become dearer, in the end so dear that the fewest win. */
+static uint32_t walk(struct search *s)
+{
+	uint32_t furthest = 0;
+	for (s->stage_us = STAGE_FIXED_US; s->stage_us < STAGE_DEAREST_US; s->stage_us *= 100) {
+		furthest = walk_once(s);
+		if (furthest == s->n_layer || !s->cut_short)
+			break;
+	}
 	return furthest;
 }
 
@@ -152,6 +175,8 @@ int routing_plan(const uint8_t model[KEY_BYTES], uint32_t n_layer, const struct 
 	plan->n_layer = n_layer;
 	*missing = (struct layer_range){0, n_layer};
 	bool head = false, tail = false;
+	if (!n_layer || n_layer > MODEL_LAYERS_MAX)
+		return ERR_LIMIT;
 	for (size_t i = 0; i < n; i++) {
 		if (!nodes[i].self)
 			continue;
@@ -161,8 +186,6 @@ int routing_plan(const uint8_t model[KEY_BYTES], uint32_t n_layer, const struct 
 			tail |= nodes[i].resident[k].end == n_layer;
 		}
 	}
-	if (!n_layer || n_layer > MODEL_LAYERS_MAX)
-		return ERR_LIMIT;
 	if (!head || !tail)
 		return ERR_DENIED;
 
@@ -175,7 +198,7 @@ int routing_plan(const uint8_t model[KEY_BYTES], uint32_t n_layer, const struct 
 	}
 	for (size_t i = 0; i < n; i++)
 		for (size_t k = 0; k < nodes[i].n_resident; k++)
-			if (nodes[i].resident[k].first <= n_layer)
+			if (is_sane(&s, nodes[i].resident[k]))
 				s.starts[nodes[i].resident[k].first] = true;
 	uint32_t furthest = walk(&s);
 	if (furthest == n_layer) {
