@@ -26,6 +26,7 @@
 #define ROSTER_LIFE_S (90 * DAY_S)
 #define ROSTER_AGAIN_MS (7ull * DAY_S * 1000)
 #define SAVE_AFTER_MS 500
+#define LOAD_MOST 1000           /* permille; more says nothing more */
 
 uint64_t records_sequence(struct daemon *d)
 {
@@ -131,10 +132,20 @@ static void publish_card(struct daemon *d)
 	records_publish(d, &out);
 }
 
+/* The machine's load of the last minute, per thread that it shares: what others' rows would wait behind. */
+static uint32_t load_permille(const struct daemon *d)
+{
+	double average[3] = {0};
+	uv_loadavg(average);
+	double permille = average[0] * 1000.0 / d->config.share_threads;
+	return permille > LOAD_MOST ? LOAD_MOST : (uint32_t)permille;
+}
+
 static void publish_advert(struct daemon *d)
 {
 	struct advert_body advert = {.budget_bytes = d->config.share_memory, .paused = d->config.share_paused || d->draining,
 				      .home = d->config.share_home};
+	advert.load_permille = load_permille(d);
 	uint64_t used = residency_used(d);
 	advert.free_bytes = used < advert.budget_bytes ? advert.budget_bytes - used : 0;
 	text_copy(advert.engine, sizeof advert.engine, stage_engine_name(d->stage));

@@ -139,7 +139,7 @@ struct advert_model {
 struct advert_body {
 	uint64_t budget_bytes;         /* memory shared, in all */
 	uint64_t free_bytes;           /* of it, not used by resident shards */
-	uint32_t load_permille;        /* of the threads shared, the last ten seconds */
+	uint32_t load_permille;        /* of the threads shared, the last minute; 1000 at most */
 	bool paused;                   /* shares nothing just now */
 	bool home;                     /* answers its own members: wants the two ends of each model */
 	char engine[NAME_SIZE];        /* "llama 0.7.0 q1a2b3c4 cpu": library, quirk table, back end (D2) */
