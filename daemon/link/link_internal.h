@@ -93,6 +93,7 @@ struct link {
 
 	struct heartbeat heartbeat;
 	struct credit credit;
+	uint64_t sent_seen;                /* credit.sent at the last progress */
 	uint64_t ping_id, ping_us;         /* of the ping in flight; 0: none */
 	double rtt_ms;
 	uint64_t bytes_in, bytes_out;

@@ -92,9 +92,12 @@ static int seal_next(struct link *link)
 	return 1;
 }
 
+/* Something went out. Where frames wait for credit, answers to pings are no progress. */
 static void moved(struct link *link)
 {
-	if (link->state == LINK_UP)
+	bool stuck = link->first && link->credit.sent == link->sent_seen && !link->first_at;
+	link->sent_seen = link->credit.sent;
+	if (link->state == LINK_UP && !stuck)
 		heartbeat_moved(&link->heartbeat, uv_now(link->config.loop), link_has_output(link));
 }
 

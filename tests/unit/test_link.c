@@ -835,6 +835,7 @@ static void who_reads_and_gives_no_credit_gets_one_window(void **state)
 	}
 	wait_until_closed(1);
 	assert_int_equal(server_end.why, UV_ETIMEDOUT);
+	assert_non_null(strstr(server_end.detail, "reads nothing"));
 	assert_true(read > LINK_WINDOW - (2u << 20) && read < LINK_WINDOW + (1u << 20));
 	channel_release(&p.channel);
 	puppet_end(&p);
