@@ -48,6 +48,11 @@ struct gossip_peer {
 	uint64_t tokens_ms;
 };
 
+struct news {                              /* a record that was just taken */
+	uint8_t hash[KEY_BYTES], from[KEY_BYTES];
+	bool own;
+};
+
 struct refused {
 	uint8_t hash[KEY_BYTES];
 	uint64_t until_ms;
@@ -97,12 +102,20 @@ static struct gossip_peer *find_peer(const struct gossip *g, const uint8_t *node
 	return NULL;
 }
 
-/* A round's length, between half and one and a half. */
-static uint64_t jittered(struct gossip *g)
+static uint32_t random_u32(struct gossip *g)
 {
 	uint32_t r;
 	g->config.random(g->config.arg, &r, sizeof r);
-	return GOSSIP_ROUND_MS / 2 + r % GOSSIP_ROUND_MS;
+	return r;
+}
+
+/* A round's length, between half and one and a half. Who has many neighbours asks each of them less often. */
+static uint64_t jittered(struct gossip *g)
+{
+	uint64_t round = (uint64_t)g->n_peers * GOSSIP_EACH_MS;
+	if (round < GOSSIP_ROUND_MS)
+		round = GOSSIP_ROUND_MS;
+	return round / 2 + random_u32(g) % round;
 }
 
 int gossip_peer_up(struct gossip *g, const uint8_t node[KEY_BYTES], struct gossip_clock clock)
@@ -212,23 +225,39 @@ static int send_records(struct gossip *g, struct gossip_peer *p, const struct bu
 	return err;
 }
 
-/* Passes on what was just taken, by hash, to all but `from`. What does not get through is mended by the next exchange. */
-static void spread(struct gossip *g, const uint8_t (*hashes)[KEY_BYTES], size_t n, const uint8_t (*from)[KEY_BYTES], struct gossip_clock clock)
+/* What others wait for, and what somebody may no longer do, goes to everybody at once. */
+static bool is_urgent(enum record_kind kind)
 {
+	return kind == RECORD_STEWARD || kind == RECORD_ROSTER || kind == RECORD_AGREEMENT || kind == RECORD_ACCEPTANCE || kind == RECORD_APPROVAL;
+}
+
+static void spread_to(struct gossip *g, struct gossip_peer *p, const struct news *news, size_t n, bool chosen, struct gossip_clock clock)
+{
+	struct buf tail;
+	buf_init(&tail, FRAME_TAIL_MAX);
+	for (size_t i = 0; i < n; i++) {
+		const struct record *r = trust_by_hash(g->config.trust, news[i].hash);
+		if (!r || !(chosen || news[i].own || is_urgent(r->kind)) || !memcmp(news[i].from, p->node, KEY_BYTES) ||
+		    !trust_may_see(g->config.trust, r, p->node, clock.now))
+			continue;
+		if (!gossip_append_record(&tail, r->bytes, r->length))
+			g->counts.records_sent++;
+	}
+	if (tail.length)
+		send_records(g, p, &tail, false, clock);
+	buf_release(&tail);
+}
+
+/* Passes on what was just taken. Who says something new, or something urgent, tells all his neighbours; the rest is passed on to
+ * GOSSIP_FANOUT of them: where everybody is everybody's neighbour that is enough, and all to all would be far too much. What
+ * does not get through is mended by the next exchange. */
+static void spread(struct gossip *g, const struct news *news, size_t n, struct gossip_clock clock)
+{
+	size_t first = g->n_peers ? random_u32(g) % g->n_peers : 0;
 	for (size_t i = 0; i < g->n_peers; i++) {
-		struct gossip_peer *p = g->peers[i];
-		struct buf tail;
-		buf_init(&tail, FRAME_TAIL_MAX);
-		for (size_t h = 0; h < n; h++) {
-			const struct record *r = trust_by_hash(g->config.trust, hashes[h]);
-			if (!r || !memcmp(from[h], p->node, KEY_BYTES) || !trust_may_see(g->config.trust, r, p->node, clock.now))
-				continue;
-			if (!gossip_append_record(&tail, r->bytes, r->length))
-				g->counts.records_sent++;
-		}
-		if (tail.length)
-			send_records(g, p, &tail, false, clock);
-		buf_release(&tail);
+		size_t at = (first + i) % g->n_peers;
+		/* one more than the fanout: it may be the one that told us */
+		spread_to(g, g->peers[at], news, n, i <= GOSSIP_FANOUT, clock);
 	}
 }
 
@@ -292,16 +321,16 @@ static int take(struct gossip *g, const uint8_t *bytes, size_t n, uint8_t hash[K
 
 int gossip_accept(struct gossip *g, const uint8_t *record, size_t n, const uint8_t *from, struct gossip_clock clock)
 {
-	uint8_t hash[1][KEY_BYTES], source[1][KEY_BYTES] = {{0}};
+	struct news news = {.own = !from};
 	if (from)
-		memcpy(source[0], from, KEY_BYTES);
+		memcpy(news.from, from, KEY_BYTES);
 	/* What gossip was refused once (our own card before the roster named us, those of an association that now
 	 * invites us) may be right now. */
-	crypto_generichash(hash[0], KEY_BYTES, record, n, NULL, 0);
-	memset(refused_slot(g, hash[0]), 0, sizeof(struct refused));
-	int err = take(g, record, n, hash[0], clock);
+	crypto_generichash(news.hash, KEY_BYTES, record, n, NULL, 0);
+	memset(refused_slot(g, news.hash), 0, sizeof(struct refused));
+	int err = take(g, record, n, news.hash, clock);
 	if (err == 1)
-		spread(g, (const uint8_t(*)[KEY_BYTES])hash, 1, (const uint8_t(*)[KEY_BYTES])source, clock);
+		spread(g, &news, 1, clock);
 	return err;
 }
 
@@ -361,7 +390,7 @@ bool gossip_has_work(const struct gossip *g)
 /* `changed` may close links, but gossip_peer_down() comes later, from their ends: peers stay while this runs. */
 bool gossip_work(struct gossip *g, struct gossip_clock clock, const uint8_t **bad)
 {
-	uint8_t hashes[GOSSIP_BATCH][KEY_BYTES], from[GOSSIP_BATCH][KEY_BYTES];
+	struct news news[GOSSIP_BATCH] = {0};
 	size_t taken = 0, idle = 0;
 	*bad = NULL;
 
@@ -377,9 +406,9 @@ bool gossip_work(struct gossip *g, struct gossip_clock clock, const uint8_t **ba
 		}
 		idle = 0;
 		i++;
-		int err = take_next(g, p, hashes[taken], clock);
+		int err = take_next(g, p, news[taken].hash, clock);
 		if (err == 1)
-			memcpy(from[taken++], p->node, KEY_BYTES);
+			memcpy(news[taken++].from, p->node, KEY_BYTES);
 		if (err == ERR_SIGNATURE) {
 			/* An honest node verifies before it passes on. */
 			memcpy(g->bad, p->node, KEY_BYTES);
@@ -388,7 +417,7 @@ bool gossip_work(struct gossip *g, struct gossip_clock clock, const uint8_t **ba
 			inbox_done(g, p, clock);
 	}
 	if (taken)
-		spread(g, (const uint8_t(*)[KEY_BYTES])hashes, taken, (const uint8_t(*)[KEY_BYTES])from, clock);
+		spread(g, news, taken, clock);
 	return gossip_has_work(g);
 }
 

@@ -1,8 +1,8 @@
 /* gossip.h: how records reach everybody who may see them (DESIGN D12, D16). Pure: frames go in and out through callbacks, time and
  * randomness are parameters.
  *
- * Two ways at once. *Rumour*: a record that is new here is passed to every other neighbour in the same turn, so that a
- * revocation needs one network delay a hop. *Anti-entropy*: every few seconds each pair compares what it has and mends what
+ * Two ways at once. *Rumour*: a record that is new here is passed on in the same turn (an own or urgent one to every other
+ * neighbour, the rest to a few), so that a revocation needs one network delay a hop. *Anti-entropy*: every few seconds each pair compares what it has and mends what
  * rumour lost. Records fall into buckets by (kind, association). An exchange:
  *
  *   A                                           B
@@ -32,6 +32,8 @@
 
 #define GOSSIP_PEERS_MAX 512
 #define GOSSIP_ROUND_MS 5000                /* between two digests to one neighbour, +-50 % */
+#define GOSSIP_EACH_MS 500                  /* with over ten neighbours: a round lasts that long for each */
+#define GOSSIP_FANOUT 4                     /* neighbours that a rumour of no urgency is passed on to */
 #define GOSSIP_WANT_MAX 1024                /* hashes in one WANT */
 #define GOSSIP_FRAME_BYTES (512u << 10)     /* records in one frame, about */
 #define GOSSIP_INBOX_MAX (8u << 20)         /* bytes of records that wait, of one neighbour */

@@ -543,6 +543,89 @@ static void a_flood_of_digests_is_answered_sparingly(void **state)
 	end();
 }
 
+/* One node with 119 neighbours, of thirty associations. */
+static size_t hub_sent;
+static int hub_send(void *arg, const uint8_t node[KEY_BYTES], struct buf *frame)
+{
+	struct frame f;
+	size_t used;
+	assert_int_equal(frame_decode(frame->data, frame->length, &f, &used), 0);
+	hub_sent += f.type == FRAME_RECORDS;
+	buf_release(frame);
+	return 0;
+}
+
+static void many_neighbours_are_told_little_of_what_is_not_urgent(void **state)
+{
+	enum { ASSOCIATIONS = 30 };
+	static struct people many[ASSOCIATIONS];
+	world_now = MORNING;
+	world_life = 30 * DAY;
+	now_ms = 1000;
+	seed_state = 14;
+	for (int i = 0; i < ASSOCIATIONS; i++) {
+		char name[20];
+		snprintf(name, sizeof name, "Association %d", i);
+		many[i] = people_of(name);
+	}
+	const uint8_t *own_key = many[0].node[0].key;
+	struct trust *trust = trust_new(many[0].root.key, own_key);
+	struct gossip_config config = {.trust = trust, .send = hub_send, .random = fill_random};
+	memcpy(config.node, own_key, KEY_BYTES);
+	struct gossip *g = gossip_new(&config);
+	for (int i = 0; i < ASSOCIATIONS; i++) {
+		assert_int_equal(trust_introduce(trust, many[i].root.key), 0);
+		sign_association(&many[i], 1);
+		take(trust);
+		sign_steward(&many[i], &many[i].steward, 1);
+		take(trust);
+		sign_roster(&many[i], 15, 1);
+		take(trust);
+		for (int n = 0; n < 4; n++)
+			if (i || n)
+				assert_int_equal(gossip_peer_up(g, many[i].node[n].key, clock_now()), 0);
+	}
+	const uint8_t *bad, *from = many[3].node[1].key;
+	hub_sent = 0;
+	sign_advert(&many[0], 0, 1);
+	assert_int_equal(gossip_publish(g, world_bytes.data, world_bytes.length, clock_now()), 1);
+	assert_int_equal(hub_sent, 119);
+	/* another's advert, by a neighbour */
+	for (int urgent = 0; urgent < 2; urgent++) {
+		struct buf tail, bytes;
+		struct frame frame;
+		size_t used;
+		buf_init(&tail, 1 << 20);
+		if (urgent)
+			sign_roster(&many[5], 7, 2);
+		else
+			sign_advert(&many[5], 0, 1);
+		assert_int_equal(gossip_append_record(&tail, world_bytes.data, world_bytes.length), 0);
+		frame_of(&bytes, FRAME_RECORDS, "\x80", 1, tail.data, tail.length);
+		assert_int_equal(frame_decode(bytes.data, bytes.length, &frame, &used), 0);
+		hub_sent = 0;
+		assert_int_equal(gossip_frame(g, from, &frame, clock_now()), 0);
+		assert_false(gossip_work(g, clock_now(), &bad));
+		if (urgent)
+			assert_int_equal(hub_sent, 119 - 2);   /* not to whom it came from, nor to the node it puts out */
+		else
+			assert_true(hub_sent >= GOSSIP_FANOUT && hub_sent <= GOSSIP_FANOUT + 1);
+		buf_release(&tail);
+		buf_release(&bytes);
+	}
+	/* a round with so many takes a minute */
+	uint64_t digests = gossip_counts(g).digests_sent;
+	for (int i = 0; i < 6000; i++) {
+		now_ms += 10;
+		gossip_tick(g, clock_now());
+	}
+	digests = gossip_counts(g).digests_sent - digests;
+	assert_true(digests >= 60 && digests <= 360);
+	gossip_free(g);
+	trust_free(trust);
+	buf_release(&world_bytes);
+}
+
 int main(void)
 {
 	if (sodium_init() < 0)
@@ -561,6 +644,7 @@ int main(void)
 		cmocka_unit_test(malformed_frames_are_refused),
 		cmocka_unit_test(whoever_passes_on_a_forged_record_is_named),
 		cmocka_unit_test(a_flood_of_digests_is_answered_sparingly),
+		cmocka_unit_test(many_neighbours_are_told_little_of_what_is_not_urgent),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
