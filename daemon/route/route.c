@@ -296,7 +296,13 @@ static void on_rendered(void *arg, int err, const int32_t *tokens, size_t n, con
 	if (q->ask.on_start) {
 		char full[2 * NAME_SIZE];
 		alias(&q->model, full, sizeof full);
+		q->telling = true;
 		q->ask.on_start(q->ask.arg, full, q->prompt_tokens);
+		q->telling = false;
+		if (q->cancelled) {
+			question_free(q);
+			return;
+		}
 	}
 	struct ring_ask ask = {
 		.plan = q->plan, .prompt = tokens, .n_prompt = n, .max_tokens = q->ask.max_tokens ? q->ask.max_tokens : context - (uint32_t)n,
@@ -310,10 +316,16 @@ static void on_rendered(void *arg, int err, const int32_t *tokens, size_t n, con
 static int copy_messages(struct route_question *q, const struct route_ask *ask)
 {
 	size_t total = 0;
-	for (size_t i = 0; i < ask->n_messages; i++)
-		total += ask->messages[i].role_length + ask->messages[i].content_length;
-	if (ask->n_messages > RENDER_MESSAGES_MAX || total > RENDER_BYTES_MAX)
+	if (ask->n_messages > RENDER_MESSAGES_MAX)
 		return ERR_LIMIT;
+	for (size_t i = 0; i < ask->n_messages; i++) {
+		const struct render_message *m = &ask->messages[i];
+		if (m->role_length > RENDER_BYTES_MAX || m->content_length > RENDER_BYTES_MAX)
+			return ERR_LIMIT;
+		total += m->role_length + m->content_length;
+		if (total > RENDER_BYTES_MAX)
+			return ERR_LIMIT;
+	}
 	q->messages = calloc(ask->n_messages + 1, sizeof *q->messages);
 	q->text = malloc(total + 1);
 	if (!q->messages || !q->text)
@@ -356,13 +368,11 @@ int route_ask(struct route *r, const struct route_ask *ask, struct route_questio
 		err = -ENOMEM;
 	if (!err)
 		err = route_find(r, q->name, &q->model, why, sizeof why);
+	if (!err && q->model.state != ROUTE_READY)
+		err = q->model.state == ROUTE_ARRIVING ? ERR_ARRIVING : ERR_UNREACHABLE;
 	if (err) {
 		question_free(q);
 		return err;
-	}
-	if (q->model.state != ROUTE_READY) {
-		question_free(q);
-		return q->model.state == ROUTE_ARRIVING ? ERR_ARRIVING : ERR_UNREACHABLE;
 	}
 	struct engine_render render = {
 		.chat = ask->chat, .add_special = true, .parse_special = ask->chat, .n_messages = ask->n_messages, .messages = q->messages,

@@ -53,14 +53,18 @@ static void drop_shown(struct stops *s)
 	s->shown = 0;
 }
 
-/* Where the earliest stop string begins in the held bytes; length when there is none. */
+/* Where the stop string begins that is complete first, the longest of those; length when there is none. By its end, so that
+ * where one token ends and the next begins makes no difference. */
 static size_t find_stop(const struct stops *s)
 {
-	size_t best = s->held.length;
+	size_t best = s->held.length, best_end = s->held.length + 1;
 	for (size_t i = 0; i < s->n; i++) {
-		const uint8_t *at = s->held.length ? memmem(s->held.data, s->held.length, s->stops[i], s->lengths[i]) : NULL;
-		if (at && (size_t)(at - s->held.data) < best)
-			best = (size_t)(at - s->held.data);
+		const uint8_t *found = s->held.length ? memmem(s->held.data, s->held.length, s->stops[i], s->lengths[i]) : NULL;
+		size_t at = found ? (size_t)(found - s->held.data) : 0, end = at + s->lengths[i];
+		if (found && (end < best_end || (end == best_end && at < best))) {
+			best = at;
+			best_end = end;
+		}
 	}
 	return best;
 }
