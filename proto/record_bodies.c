@@ -301,7 +301,7 @@ int advert_read(const struct record *r, struct advert_body *b)
 
 	b->budget_bytes = pack_get_uint(c, "budget", INT64_MAX);
 	b->free_bytes = pack_get_uint(c, "free", INT64_MAX);
-	b->load_permille = (uint32_t)pack_get_uint(c, "load", UINT32_MAX);
+	b->load_permille = (uint32_t)pack_get_uint(c, "load", 1000);
 	b->paused = pack_get_bool_or(c, "paused", false);
 	b->home = pack_get_bool_or(c, "home", false);
 	field_get_plain(c, "engine", b->engine, sizeof(b->engine));

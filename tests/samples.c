@@ -176,7 +176,7 @@ void sample_manifest(struct manifest_body *b)
 	};
 	*b = (struct manifest_body){
 		.n_layer = SAMPLE_LAYERS, .n_embd = 64, .n_vocab = 512, .context = 2048, .parameters = 260000,
-		.splittable = true, .row_bytes = 256, .kv_bytes_token_layer = 512, .compute_bytes = 1u << 20,
+		.splittable = true, .row_bytes = 256, .kv_bytes_token_layer = 512, .memory_permille = 1120, .compute_bytes = 1u << 20,
 		.chat_template = true, .n_files = 2, .n_extents = sizeof(extents) / sizeof(*extents), .info_length = 9,
 	};
 	SET(b->name, "stories");

@@ -207,6 +207,7 @@ static void manifest_round_trips(void **state)
 	assert_int_equal(got.no_cut[0], 0x04);
 	assert_int_equal(got.row_bytes, 256);
 	assert_int_equal(got.kv_bytes_token_layer, 512);
+	assert_int_equal(got.memory_permille, 1120);
 	assert_int_equal(got.compute_bytes, 1u << 20);
 	assert_true(got.chat_template);
 	assert_int_equal(got.n_files, 2);
@@ -386,13 +387,15 @@ static void set_number(struct manifest_body *b, size_t i)
 	case 14: b->kv_bytes_token_layer = UINT64_MAX; break;
 	case 15: b->compute_bytes = UINT64_MAX; break;
 	case 16: b->parameters = UINT64_MAX; break;
+	case 17: b->memory_permille = 4001; break;
+	case 18: b->memory_permille = 999; break;
 	}
 }
 
 static void manifest_numbers_stay_in_their_limits(void **state)
 {
-	for (size_t i = 0; i <= 16; i++)
-		assert_int_equal(changed(set_number, i), i <= 8 ? ERR_MALFORMED : ERR_LIMIT);
+	for (size_t i = 0; i <= 18; i++)
+		assert_int_equal(changed(set_number, i), i <= 8 || i == 18 ? ERR_MALFORMED : ERR_LIMIT);
 }
 
 static void set_many_files(struct manifest_body *b, size_t n)

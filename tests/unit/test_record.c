@@ -365,7 +365,7 @@ static bool is_optional(enum record_kind kind, const char *key)
 	static const struct { enum record_kind kind; const char *key; } optional[] = {
 		{ RECORD_ADVERT, "paused" }, { RECORD_ADVERT, "home" },
 		{ RECORD_MANIFEST, "private" }, { RECORD_MANIFEST, "splittable" }, { RECORD_MANIFEST, "chat_template" },
-		{ RECORD_MANIFEST, "no_cut" }, { RECORD_RECEIPT, "measured" },
+		{ RECORD_MANIFEST, "no_cut" }, { RECORD_MANIFEST, "memory_permille" }, { RECORD_RECEIPT, "measured" },
 	};
 	for (size_t i = 0; i < sizeof(optional) / sizeof(*optional); i++)
 		if (optional[i].kind == kind && strcmp(optional[i].key, key) == 0)
@@ -609,7 +609,8 @@ static void advert_models_of_a_wrong_shape_are_refused(void **state)
 	assert_int_equal(bent(RECORD_ADVERT, "engine", RAW("\xa2" "\x1b" "c")), ERR_MALFORMED);
 	assert_int_equal(bent(RECORD_ADVERT, "engine", RAW("\xa2" "\xc2\x9b")), ERR_MALFORMED);    /* CSI as C1 */
 	assert_int_equal(bent(RECORD_ADVERT, "engine", RAW("\xa0")), 0);                           /* none runs */
-	assert_int_equal(bent(RECORD_ADVERT, "load", RAW("\xcf\x00\x00\x00\x01\x00\x00\x00\x00")), ERR_LIMIT);
+	assert_int_equal(bent(RECORD_ADVERT, "load", RAW("\xcd\x03\xe8")), 0);
+	assert_int_equal(bent(RECORD_ADVERT, "load", RAW("\xcd\x03\xe9")), ERR_LIMIT);
 	assert_int_equal(bent(RECORD_ADVERT, "budget", RAW("\xcf\xff\xff\xff\xff\xff\xff\xff\xff")), ERR_LIMIT);
 }
 
