@@ -107,8 +107,8 @@ static int look_at_files(struct hash_job *job, uint64_t *sizes, uint64_t *total,
 			snprintf(why, why_size, "%s is empty", job->paths[i]);
 			return ERR_MODEL;
 		}
-		if (strlen(name) >= sizeof job->body.files[i].name || !text_is_utf8(name, strlen(name))) {
-			snprintf(why, why_size, "%s: its name is too long or not UTF-8: rename it", job->paths[i]);
+		if (strlen(name) >= sizeof job->body.files[i].name || !text_is_utf8(name, strlen(name)) || *name == '.' || disk_is_ours(name)) {
+			snprintf(why, why_size, "%s: its name is too long, not UTF-8, reserved or begins with a dot: rename it", job->paths[i]);
 			return ERR_MODEL;
 		}
 		sizes[i] = job->stamps[i].size;
@@ -141,7 +141,7 @@ static void run_hash(struct store_work *work)            /* worker */
 		return;
 	for (size_t i = 0; i < job->n; i++)
 		names[i] = base_name(job->paths[i]);
-	work->err = torrent_maker_new(&maker, text_is_name(body->name) ? body->name : "model", names, sizes, job->n, work->why,
+	work->err = torrent_maker_new(&maker, text_is_name(body->name) && body->name[0] != '.' ? body->name : "model", names, sizes, job->n, work->why,
 				      sizeof work->why);
 	for (size_t i = 0; i < job->n && !work->err; i++)
 		work->err = feed_file(job, i, maker, total, &read_so_far, work->why, sizeof work->why);

@@ -182,7 +182,10 @@ static int model_new(struct store *store, const uint8_t id[KEY_BYTES], const str
 	if (memcmp(computed, id, KEY_BYTES) != 0)
 		return ERR_MALFORMED;
 	for (size_t i = 0; i < body->n_files; i++) {
-		if (disk_is_ours(body->files[i].name))
+		const char *name = body->files[i].name;
+
+		/* manifest_read() saw to the first three; what is written to disk is looked at twice */
+		if (!*name || *name == '.' || strchr(name, '/') || disk_is_ours(name))
 			return ERR_MALFORMED;
 	}
 	m = calloc(1, sizeof *m);

@@ -262,9 +262,12 @@ static void manifests_that_contradict_themselves_are_refused(void **state)
 		if (err == 0)
 			assert_int_equal(store_remove(w.nodes[B].store, w.id), 0);
 	}
-	/* a file that would lie where the store keeps its own notes */
-	strcpy(w.body.files[0].name, "resume");
-	assert_int_equal(store_add(w.nodes[B].store, w.id, &w.body, NULL), ERR_MALFORMED);
+	/* files that would lie where the store keeps its own notes, or elsewhere altogether */
+	static const char *const names[] = {"resume", "origin.new", "..", ".", "", "../../x", "/etc/x", ".hidden"};
+	for (size_t k = 0; k < sizeof names / sizeof *names; k++) {
+		strcpy(w.body.files[0].name, names[k]);
+		assert_int_equal(store_add(w.nodes[B].store, w.id, &w.body, NULL), ERR_MALFORMED);
+	}
 	strcpy(w.body.files[0].name, "model.gguf");
 	assert_int_equal(store_models(w.nodes[B].store, &other, 1), 0);
 	int err;
