@@ -201,6 +201,22 @@ class Mesh(unittest.TestCase):
         self.heal()
         self.assertEqual(self.ask()[0], self.expected)
 
+    def test_sigterm_finishes_the_answer_first(self):
+        asked = []
+
+        def on_text(text):
+            if not asked:
+                asked.append(True)
+                self.colibri.stop()
+
+        _, tokens, _ = self.colibri.ask("tiny", PROMPT, False, 100, on_text, ignore_eos=True)
+        self.assertEqual(tokens, 100)
+        self.assertEqual(self.colibri.process.wait(30), 0)
+        self.colibri.start()
+        self.colibri.wait_until_up()
+        self.heal()
+        self.assertEqual(self.ask()[0], self.expected)
+
     def test_second_daemon_on_one_home_is_refused(self):
         done = subprocess.run(["essaimd", "--home", self.colibri.home], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=30)
         self.assertEqual(done.returncode, 1)
