@@ -8,6 +8,8 @@
 #   essaim(1)          commands, options and exit statuses (cli/)
 #   essaimd(8), essaim-engine(8)     options
 #   doc/CONTROL.md     commands (daemon/command.c), and every JSON key and argument in daemon/command_*.c
+#   doc/PROTOCOL.md    numbers of errors (proto/err.h) and of frames (proto/frame.h)
+#   doc/ARCHITECTURE.md     what each folder may include, as in tests/may_include.sh
 #   *.md               links to files of this tree
 #
 # SPDX-License-Identifier: AGPL-3.0-or-later
@@ -89,6 +91,30 @@ check_tree() {
 			grep -qE "(^|[^a-z_])$key([^a-z_]|\$)" doc/CONTROL.md || echo "doc/CONTROL.md, keys: lacks: $key"
 		done <"$a"
 
+		sed -nE 's/^\tERR_([A-Z_]+) = -([0-9]+),.*/\2 \1/p' proto/err.h >"$a"
+		sed -nE 's/^\| −([0-9]+) \| ([A-Z_]+) \|.*/\1 \2/p' doc/PROTOCOL.md >"$b"
+		differ "doc/PROTOCOL.md, errors" "$a" "$b"
+
+		# ENGINE_* frames are a range in the list of types and rows without the prefix in a table of their own.
+		sed -nE 's/^\tFRAME_(ENGINE_)?([A-Z]+) = ([0-9]+),.*/\3 \2/p' proto/frame.h >"$a"
+		sed -nE '/^## 2\./,/^## 3\./p; /^### 7\.8/,/^## 8\./p' doc/PROTOCOL.md |
+			grep -oE '(\| |, )[0-9]+ [A-Z]{3,}' | sed -E 's/^(\| |, )//' >"$b"
+		differ "doc/PROTOCOL.md, frames" "$a" "$b"
+
+		# daemon/ itself may include every room.
+		sed -nE "/^rules='/,/^'/s/^([a-z]+(\/[a-z]+)?)( .*)?\$/\1 \3/p" tests/may_include.sh | sed 's| daemon/| |g' |
+			awk '$1 != "daemon" { for (i = 2; i <= NF; i++) print $1, $i }' >"$a"
+		awk -F'|' '/^\| `[a-z]+(\/[a-z]+)?\/` \|/ && NF == 6 {
+				folder = $2
+				gsub(/[ `]|\/`/, "", folder)
+				sub(/\/$/, "", folder)
+				n = split($5, words, /[^a-z]+/)
+				for (i = 1; i <= n; i++)
+					if (words[i] ~ /^(proto|link|stage|trust|store|ledger|mesh|ring|route)$/)
+						print folder, words[i]
+			}' doc/ARCHITECTURE.md >"$b"
+		differ "doc/ARCHITECTURE.md, may include" "$a" "$b"
+
 		for page in *.md doc/*.md; do
 			grep -oE '\]\([^)#]+' "$page" | sed 's/^](//' | while read -r target; do
 				case $target in
@@ -116,7 +142,9 @@ fi
 
 fresh_tree() {
 	rm -rf "$scratch/tree"
-	mkdir -p "$scratch/tree/daemon" "$scratch/tree/cli" "$scratch/tree/engine"
+	mkdir -p "$scratch/tree/daemon" "$scratch/tree/cli" "$scratch/tree/engine" "$scratch/tree/proto" "$scratch/tree/tests"
+	cp "$top"/proto/err.h "$top"/proto/frame.h "$scratch/tree/proto/"
+	cp "$top"/tests/may_include.sh "$scratch/tree/tests/"
 	cp "$top"/daemon/config.c "$top"/daemon/command*.c "$top"/daemon/main.c "$top"/daemon/init.c "$scratch/tree/daemon/"
 	cp "$top"/cli/*.[ch] "$scratch/tree/cli/"
 	cp "$top"/engine/main.c "$scratch/tree/engine/"
@@ -155,6 +183,11 @@ expect 'options: lacks: --joining' doc/essaimd.8 's/-joining/-association/'
 expect 'options: lacks: --pairs' doc/essaim-engine.8 's/-pairs/-tokens/'
 expect 'commands: lacks: model_pull' doc/CONTROL.md '/^\| `model_pull`/d'
 expect 'keys: lacks: seconds_left' doc/CONTROL.md 's/seconds_left/seconds/g'
+expect 'errors: lacks: 1011 BUSY' doc/PROTOCOL.md '/^\| −1011 /d'
+expect 'frames: lacks: 35 TOKENS' doc/PROTOCOL.md 's/35 TOKENS/45 TOKENS/'
+expect 'frames: lacks: 67 LOAD' doc/PROTOCOL.md '/^\| 67 LOAD/d'
+expect 'may include: lacks: daemon/mesh trust' doc/ARCHITECTURE.md '/^\| `daemon\/mesh\/`/s/, trust//'
+expect 'may include: has, but the code does not: cli route' doc/ARCHITECTURE.md '/^\| `cli\/`/s/proto/proto, route/'
 expect 'links to nowhere.md' doc/CONTROL.md '$s/$/ [x](nowhere.md)/'
 
 echo "doc.sh: $(grep -c '^\.It Cm' "$top/doc/essaim.conf.5") keys, $(grep -c '^\.It Ic' "$top/doc/essaim.1") commands, $(awk -F'`' '/^\| `/ { n++ } END { print n }' "$top/doc/CONTROL.md") control commands are as in the code"
