@@ -26,8 +26,8 @@ SEED = {"target": 1_000_000, "draft": 2_000_000}
 PARTS = {"target": (350, 450), "draft": (0, 0)}             # the steps where the second and the third part begin
 RATE, EMBED_RATE = 0.02, 0.004
 # The rate's course: (step, factor), straight lines between.
-COURSE = {"target": ((0, 0.03), (30, 1), (349, 1), (350, 0.7), (510, 0.7), (550, 0.62), (700, 0.62), (1000, 0)),
-          "draft": ((0, 0.03), (30, 1), (400, 1), (1000, 0))}
+COURSE = {"target": ((0, 0.03), (30, 1), (349, 1), (350, 0.7), (510, 0.7), (550, 0.62), (700, 0.62), (750, 0.52), (920, 0)),
+          "draft": ((0, 0.03), (30, 1), (350, 1), (900, 0))}
 EMA = 0.99
 WORKERS = 2                                                 # processes; each takes half of the rows
 
