@@ -21,7 +21,7 @@ static yyjson_mut_doc *object(yyjson_mut_val **root)
 	return doc;
 }
 
-static void ranges_into(yyjson_mut_doc *doc, yyjson_mut_val *o, const char *key, const struct layer_range *ranges, size_t n)
+void command_ranges_into(yyjson_mut_doc *doc, yyjson_mut_val *o, const char *key, const struct layer_range *ranges, size_t n)
 {
 	yyjson_mut_val *array = yyjson_mut_obj_add_arr(doc, o, key);
 	for (size_t i = 0; i < n; i++) {
@@ -87,8 +87,8 @@ static void model_into(struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val *o,
 	yyjson_mut_obj_add_bool(doc, o, "approved", r->approved);
 	yyjson_mut_obj_add_bool(doc, o, "chat_template", m->chat_template);
 	yyjson_mut_obj_add_str(doc, o, "state", state_of(r, &status));
-	ranges_into(doc, o, "placed", r->placed, r->n_placed);
-	ranges_into(doc, o, "resident", info.ranges, info.state == STAGE_READY ? info.n_ranges : 0);
+	command_ranges_into(doc, o, "placed", r->placed, r->n_placed);
+	command_ranges_into(doc, o, "resident", info.ranges, info.state == STAGE_READY ? info.n_ranges : 0);
 	yyjson_mut_val *engine = yyjson_mut_obj_add_obj(doc, o, "engine");
 	static const char *const states[] = {"none", "starting", "loading", "ready", "failed", "quarantined"};
 	yyjson_mut_obj_add_str(doc, engine, "state", states[info.state]);

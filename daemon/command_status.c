@@ -16,6 +16,26 @@ static yyjson_mut_doc *object(yyjson_mut_val **root)
 	return doc;
 }
 
+/* What a neighbour says that it holds, of models known here. */
+static void holds_into(struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val *array, const struct mesh_peer *p)
+{
+	struct advert_body advert;
+	const struct record *record = trust_find(d->trust, RECORD_ADVERT, p->association, p->node, daemon_now(d));
+	if (!record || advert_read(record, &advert))
+		return;
+	for (size_t i = 0; i < advert.n_models; i++) {
+		const struct advert_model *m = &advert.models[i];
+		const struct manifest_body *manifest = store_manifest(d->store, m->model);
+		if (!manifest)
+			continue;
+		yyjson_mut_val *o = yyjson_mut_arr_add_obj(doc, array);
+		yyjson_mut_obj_add_strcpy(doc, o, "name", manifest->name);
+		command_ranges_into(doc, o, "placed", m->placed, m->n_placed);
+		command_ranges_into(doc, o, "resident", m->resident, m->n_resident);
+	}
+	advert_free(&advert);
+}
+
 void command_peers_into(struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val *array)
 {
 	struct mesh_peer peers[PLACEMENT_NODES_MAX];
@@ -34,6 +54,7 @@ void command_peers_into(struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val *a
 		yyjson_mut_obj_add_uint(doc, o, "bytes_out", p->bytes_out);
 		yyjson_mut_obj_add_uint(doc, o, "since", p->since);
 		yyjson_mut_obj_add_strcpy(doc, o, "trouble", p->trouble);
+		holds_into(d, doc, yyjson_mut_obj_add_arr(doc, o, "models"), p);
 	}
 }
 

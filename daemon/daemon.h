@@ -126,6 +126,7 @@ control_handler command_status, command_peers, command_disclosure, command_ring;
 control_handler command_invite, command_join, command_agreement_offer, command_agreement_accept, command_agreement_revoke,
 	command_agreement_list, command_roster_list, command_roster_remove;
 control_handler command_model_add, command_model_list, command_model_pull, command_model_remove, command_model_clear;
+void command_ranges_into(yyjson_mut_doc *doc, yyjson_mut_val *object, const char *key, const struct layer_range *ranges, size_t n);
 void command_models_into(struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val *array, const uint8_t *only);
 void command_agreements_into(struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val *array);
 void command_peers_into(struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val *array);

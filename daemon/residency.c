@@ -186,6 +186,8 @@ static void place(struct daemon *d, struct residency *r)
 	}
 	log_info("model %s: this node takes layers %s of %u", manifest->name, text, manifest->n_layer);
 	r->start_pending = true;
+	/* Where every piece of the new layers is here already, the store has nothing to tell: residency_tick() looks. */
+	r->retry_at = daemon_ms(d);
 	err = store_want(d->store, r->model, ranges, n_ranges);
 	if (err)
 		snprintf(r->why, sizeof r->why, "its weights cannot be fetched: %s", err_str(err));
