@@ -71,6 +71,17 @@ struct bar {
 };
 void bar_draw(struct cli *cli, struct bar *bar, double part, const char *figures);
 void bar_end(struct cli *cli, struct bar *bar);
+/* Text for people as it comes, words whole: one that would not fit begins the next line. Where out is no terminal, as it is. */
+struct fold {
+	FILE *out;
+	int width, column, gap;       /* in terminal columns; width 0: no folding */
+	size_t length;
+	char word[512];               /* held back until its end is seen */
+};
+void fold_init(struct fold *fold, FILE *out);
+void fold_add(struct fold *fold, const char *text, size_t n);
+void fold_end(struct fold *fold);                       /* writes what is held back */
+
 char *bytes_text(uint64_t bytes, char out[16]);
 char *layers_text(yyjson_val *ranges, char *out, size_t size);        /* [[0,3],[11,12]] -> "0-2, 11" */
 char *when_text(uint64_t unix_seconds, char out[32]);

@@ -31,6 +31,7 @@ struct chat {
 	yyjson_mut_val *messages;
 
 	struct buf line, answer;          /* a part of an SSE line; the answer's text */
+	struct fold fold;                 /* the answer as it is shown */
 	long status;
 	yyjson_doc *end;                  /* the last chunk: finish_reason and the disclosure */
 	uint64_t tokens, prompt_tokens;
@@ -107,10 +108,8 @@ static int choose_model(struct chat *c, bool given)
 static void on_text(struct chat *c, const char *text, size_t n)
 {
 	buf_append(&c->answer, text, n);
-	if (!c->cli->json) {
-		fwrite(text, 1, n, stdout);
-		fflush(stdout);
-	}
+	if (!c->cli->json)
+		fold_add(&c->fold, text, n);
 }
 
 static void on_event(struct chat *c, const char *text, size_t n)
@@ -200,6 +199,7 @@ static int post(struct chat *c)
 	snprintf(url, sizeof url, "%s/v1/%s", c->url, c->completion ? "completions" : "chat/completions");
 	buf_clear(&c->line);
 	buf_clear(&c->answer);
+	fold_init(&c->fold, stdout);
 	c->error[0] = 0;
 	c->tokens = c->prompt_tokens = 0;
 	yyjson_doc_free(c->end);
@@ -220,6 +220,8 @@ static int post(struct chat *c)
 	curl_slist_free_all(headers);
 	curl_easy_cleanup(curl);
 	free(body);
+	if (!c->cli->json)
+		fold_end(&c->fold);
 	if (interrupted)
 		return EXIT_DONE;
 	if (code != CURLE_OK && !c->error[0]) {
@@ -240,20 +242,33 @@ static int post(struct chat *c)
 static void print_figures(struct chat *c)
 {
 	yyjson_val *e = yyjson_obj_get(yyjson_doc_get_root(c->end), "essaim"), *s;
-	char nodes[400] = "";
-	size_t i, n;
+	char line[1024];
+	const char *saw = "";             /* the one node that saw text */
+	size_t i, n, used;
 	if (!e)
 		return;
 	double decode = json_real(e, "decode_seconds");
+	used = (size_t)snprintf(line, sizeof line, "%llu tokens", (unsigned long long)c->tokens);
+	if (c->tokens > 1 && decode > 0)
+		used += (size_t)snprintf(line + used, sizeof line - used, ", %.1f tok/s", (double)(c->tokens - 1) / decode);
 	yyjson_arr_foreach(yyjson_obj_get(e, "stages"), i, n, s)
 	{
-		size_t used = strlen(nodes);
-		snprintf(nodes + used, sizeof nodes - used, "%s%s (%s)", i ? " > " : "", json_text(s, "node"), json_text(s, "saw"));
+		int k = snprintf(line + used, sizeof line - used, "%s%s", i ? " > " : "; by ", json_text(s, "node"));
+		if (k < 0 || (size_t)k >= sizeof line - used)
+			break;
+		used += (size_t)k;
+		if (!strcmp(json_text(s, "saw"), "text") && saw)
+			saw = !*saw || !strcmp(saw, json_text(s, "node")) ? json_text(s, "node") : NULL;
 	}
-	fprintf(stderr, "%s%llu tokens", c->cli->progress ? "\033[2m" : "", (unsigned long long)c->tokens);
-	if (c->tokens > 1 && decode > 0)
-		fprintf(stderr, ", %.1f tok/s", (double)(c->tokens - 1) / decode);
-	fprintf(stderr, "; %s%s\n", nodes, c->cli->progress ? "\033[0m" : "");
+	if (saw && *saw && n > 1)
+		snprintf(line + used, sizeof line - used, "; text was seen at %s only", saw);
+	struct fold fold;
+	fold_init(&fold, stderr);
+	if (c->cli->progress)
+		fputs("\033[2m", stderr);
+	fold_add(&fold, line, strlen(line));
+	fold_end(&fold);
+	fputs(c->cli->progress ? "\033[0m\n" : "\n", stderr);
 }
 
 static void add_message(struct chat *c, const char *role, const char *text, size_t n)
@@ -302,7 +317,7 @@ static int converse(struct chat *c)
 {
 	struct sigaction action = {.sa_handler = on_interrupt}, before;
 	sigaction(SIGINT, &action, &before);
-	fprintf(stderr, "%s, answered here and by partners. Ctrl-C stops an answer, Ctrl-D ends. Nothing is kept.\n", c->model);
+	fprintf(stderr, "%s. Ctrl-C stops an answer, Ctrl-D ends. Nothing is kept.\n", c->model);
 	for (;;) {
 		char *prompt = readline("> ");
 		if (!prompt && interrupted) {

@@ -99,7 +99,10 @@ int main(int argc, char **argv)
 {
 	struct cli cli = {.home = default_home(), .terminal = isatty(STDOUT_FILENO)};
 	const char *plain = getenv("NO_COLOR");
-	setlocale(LC_CTYPE, "");
+	/* A machine may lack the locale that its user names, above all a build root: text is UTF-8 then. */
+	const char *locale = setlocale(LC_CTYPE, "");
+	if (!locale || !strcmp(locale, "C") || !strcmp(locale, "POSIX"))
+		setlocale(LC_CTYPE, "C.UTF-8");
 	/* --home, --json and --help may stand anywhere: take them out, and leave the rest to the command. */
 	char **rest = calloc((size_t)argc + 1, sizeof *rest);
 	int n = 0;

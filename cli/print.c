@@ -150,6 +150,63 @@ void bar_end(struct cli *cli, struct bar *bar)
 	bar->shown = false;
 }
 
+void fold_init(struct fold *fold, FILE *out)
+{
+	struct winsize size = {0};
+	*fold = (struct fold){.out = out};
+	if (isatty(fileno(out)))
+		fold->width = ioctl(fileno(out), TIOCGWINSZ, &size) || size.ws_col < 20 ? 80 : size.ws_col;
+}
+
+static void fold_word(struct fold *fold)
+{
+	if (!fold->length)
+		return;
+	fold->word[fold->length] = 0;
+	int width = text_width(fold->word);
+	if (fold->column && fold->column + fold->gap + width >= fold->width) {
+		fputc('\n', fold->out);
+		fold->column = fold->gap = 0;
+	}
+	fprintf(fold->out, "%*s%s", fold->gap, "", fold->word);
+	fold->column += fold->gap + width;
+	fold->gap = 0;
+	fold->length = 0;
+}
+
+void fold_add(struct fold *fold, const char *text, size_t n)
+{
+	if (!fold->width) {
+		fwrite(text, 1, n, fold->out);
+		fflush(fold->out);
+		return;
+	}
+	for (size_t i = 0; i < n; i++) {
+		if (text[i] != ' ' && text[i] != '\n') {
+			if (fold->length == sizeof fold->word - 1)
+				fold_word(fold);
+			fold->word[fold->length++] = text[i];
+			continue;
+		}
+		fold_word(fold);
+		if (text[i] == ' ') {
+			fold->gap++;
+		} else {
+			fputc('\n', fold->out);
+			fold->column = fold->gap = 0;
+		}
+	}
+	fflush(fold->out);
+}
+
+void fold_end(struct fold *fold)
+{
+	if (fold->width)
+		fold_word(fold);
+	fold->gap = 0;
+	fflush(fold->out);
+}
+
 char *bytes_text(uint64_t bytes, char out[16])
 {
 	return text_bytes(bytes, out, 16);
