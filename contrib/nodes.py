@@ -1,5 +1,6 @@
 """Real nodes on this machine, driven as anyone would: by the command line and HTTP. For the demonstration, the tests and the benches.
 Python's standard library only.
+SPDX-License-Identifier: AGPL-3.0-or-later
 """
 import http.client
 import json
@@ -43,7 +44,8 @@ class Node:
 
     def start(self):
         log = open(self.log_path, "ab")
-        self.process = subprocess.Popen(["essaimd", "--home", self.home], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        # In a session of its own: Ctrl-C at the terminal is not meant for it.
+        self.process = subprocess.Popen(["essaimd", "--home", self.home], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
         log.close()
 
     def wait_until_up(self):
@@ -69,6 +71,13 @@ class Node:
             if model["name"] == name:
                 return model
         return None
+
+    def hears_of(self, other, model):
+        """What it has heard that other runs of the model: layers that are loaded there."""
+        for peer in self.essaim("peers")["peers"]:
+            if peer["name"] == other.name:
+                return next((m["resident"] for m in peer["models"] if m["name"] == model), [])
+        return []
 
     def ask(self, model, question, chat, max_tokens, on_text=lambda text: None, **more):
         """One streamed question through the OpenAI endpoint -> (answer, tokens, disclosure)."""
@@ -135,6 +144,15 @@ def partners(abeille, bourdon, colibri):
              lambda: not colibri.essaim("agreement", "accept", bourdon.name, ok=False).get("error"))
     for node in (abeille, bourdon, colibri):
         wait_for("%s to reach the others" % node.name, lambda: sum(p["up"] for p in node.essaim("peers")["peers"]) == 2)
+
+
+def settled(publisher, guests, name):
+    """The publisher keeps to its memory, and the guests know which layers that leaves: until then two may choose the same."""
+    def same():
+        model = publisher.model(name)
+        resident = model["resident"]
+        return model["state"] == "ready" and resident == model["placed"] and all(g.hears_of(publisher, name) == resident for g in guests)
+    wait_for("%s to keep to its memory" % publisher.name, same)
 
 
 def wait_for(what, condition, seconds=DEADLINE_S):

@@ -13,7 +13,7 @@ import unittest
 TOP = os.environ.get("ESSAIM_TOP", os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(TOP, "contrib"))
-from nodes import Failed, Node, partners, wait_for  # noqa: E402
+from nodes import Failed, Node, partners, settled, wait_for  # noqa: E402
 
 PROMPT = "Several associations"
 TOKENS = 8
@@ -54,7 +54,7 @@ class Large(unittest.TestCase):
         for node in three:
             node.set_memory(budget)
         for node in (bourdon, colibri):
-            wait_for("%s to hear of the model" % node.name, lambda: node.model("large"))
+            settled(abeille, [node], "large")
             node.essaim("model", "pull", "large")
         wait_for("the ring", lambda: colibri.essaim("ring", "large", ok=False).get("possible"))
         for node in three:

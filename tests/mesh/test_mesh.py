@@ -18,7 +18,7 @@ import unittest
 TOP = os.environ.get("ESSAIM_TOP", os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(TOP, "contrib"))
-from nodes import Failed, Node, partners, wait_for  # noqa: E402
+from nodes import Failed, Node, partners, settled, wait_for  # noqa: E402
 
 PROMPT = "Once upon a time"
 TOKENS = 24
@@ -71,7 +71,7 @@ class Mesh(unittest.TestCase):
         cls.bourdon.set_memory(every + 5 * part["layer"] + part["layer"] // 2)
         cls.colibri.set_memory(2 * (every + part["layer"]) + part["embedding"] + part["output"] + part["layer"] // 2)
         for node in (cls.bourdon, cls.colibri):
-            wait_for("%s to hear of the model" % node.name, lambda: node.model("tiny"))
+            settled(cls.abeille, [node], "tiny")
             node.essaim("model", "pull", "tiny")
         wait_for("the ring", lambda: reachable(cls.colibri, "tiny"))
         wait_for("the whole", lambda: ready(cls.whole, "tiny"))
