@@ -569,7 +569,7 @@ int main(int argc, char **argv)
 			running--;
 		stop_next(d);
 	} else {
-		log_notice("essaimd %s: node %s, links on port %u, HTTP on port %u, weights on port %u", PACKAGE_VERSION, d->config.node_name,
+		log_notice("version %s: node %s, links on port %u, HTTP on port %u, weights on port %u", PACKAGE_VERSION, d->config.node_name,
 			   mesh_port(d->mesh), api_port(d->api), store_port(d->store));
 		notify("READY=1");
 	}
