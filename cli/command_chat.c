@@ -319,9 +319,9 @@ static int converse(struct chat *c)
 	sigaction(SIGINT, &action, &before);
 	fprintf(stderr, "%s. Ctrl-C stops an answer, Ctrl-D ends. Nothing is kept.\n", c->model);
 	for (;;) {
+		interrupted = 0;         /* by the end of the answer before, perhaps */
 		char *prompt = readline("> ");
 		if (!prompt && interrupted) {
-			interrupted = 0;
 			putchar('\n');
 			continue;
 		}
@@ -331,7 +331,9 @@ static int converse(struct chat *c)
 			add_message(c, "user", prompt, strlen(prompt));
 			int status = post(c);
 			putchar('\n');
-			if (status) {
+			if (interrupted) {
+				add_message(c, "assistant", c->answer.data ? (char *)c->answer.data : "", c->answer.length);
+			} else if (status) {
 				cli_fail(c->cli, status, "", NULL, "%s", c->error);
 				yyjson_mut_arr_remove_last(c->messages);         /* the question may be asked again */
 			} else {
