@@ -225,12 +225,17 @@ static void on_text(void *arg, const char *text, size_t n, const struct token *t
 	} else {
 		err = buf_append(&r->out, text, n);
 	}
-	if (err || r->out.length > API_QUEUE_MAX) {
-		/* The client does not read: its answer is given up rather than kept in memory. */
-		r->gone = r->ended = true;
+	bool too_much = err || r->out.length > API_QUEUE_MAX;
+	if (too_much) {
+		/* The client does not read its stream: its answer is given up rather than kept in memory. */
+		r->gone = r->stream;
+		r->ended = true;
+		if (!r->stream)
+			api_error_set(&r->error, 500, "server_error", "answer_too_large", NULL,
+				      "the answer grew past %u MiB: ask for fewer tokens or with stream: true", API_QUEUE_MAX >> 20);
 		stop_question(r);
 	}
-	if (r->stream)
+	if (r->stream || too_much)
 		resume(r);
 }
 
@@ -287,7 +292,7 @@ static enum MHD_Result ask(struct request *r, bool chat)
 	struct api *api = r->api;
 	struct api_question q;
 	r->asked = true;
-	if (api->draining) {
+	if (api->draining || api->closing) {
 		api_error_set(&r->error, 503, "server_error", "stopping", NULL, "this node is stopping");
 		r->error.retry_after = 10;
 		return reply_error(r);
@@ -507,7 +512,8 @@ static enum MHD_Result dispatch(struct request *r, const char *url, const char *
 			      "there is no such resource here; there are /v1/models, /v1/chat/completions, /v1/completions, /health and /metrics");
 		return reply_error(r);
 	}
-	api_error_set(&r->error, 405, "invalid_request_error", "method_not_allowed", NULL, "%s takes %s", url, get ? "POST" : "GET");
+	api_error_set(&r->error, 405, "invalid_request_error", "method_not_allowed", NULL, "that resource takes %s",
+		      chat || !strcmp(url, "/v1/completions") ? "POST" : "GET");
 	return reply_error(r);
 }
 
