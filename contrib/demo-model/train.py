@@ -5,8 +5,8 @@
 Resumes from BUILD/NAME.ckpt, which is written every 50 steps. Step s always sees the same text, so that an
 interrupted run ends as an uninterrupted one does. The first part learns from the plain grammar in steps of 4,096
 tokens, the second from the grammar with varied questions in steps of 2,048, the third hears mostly the beginnings of
-answers, which weigh more: what an answer is about is decided there. The last tenth of the steps has rows of the whole
-context (512), before that of 256.
+answers, which weigh more: what an answer is about is decided there. Some steps have rows of the whole context (512), the
+others of 256.
 Hidden matrices follow Muon (K. Jordan, 2024: momentum made orthogonal by a Newton-Schulz iteration), the rest AdamW.
 """
 import argparse
@@ -23,11 +23,14 @@ from tokenizer import Tokenizer
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 SEED = {"target": 1_000_000, "draft": 2_000_000}
-PARTS = {"target": (350, 450), "draft": (0, 0)}             # the steps where the second and the third part begin
-RATE, EMBED_RATE = 0.02, 0.004
+PARTS = {"target": (350, 450), "draft": (0, 9999)}           # the steps where the second and the third part begin
+RATE, EMBED_RATE = 0.02, {"target": 0.004, "draft": 0.01}
+TEACHER_FROM = 930                                          # before this step the draft learns from the text alone
 # The rate's course: (step, factor), straight lines between.
-COURSE = {"target": ((0, 0.03), (30, 1), (349, 1), (350, 0.7), (510, 0.7), (550, 0.62), (700, 0.62), (750, 0.52), (920, 0)),
-          "draft": ((0, 0.03), (30, 1), (350, 1), (900, 0))}
+COURSE = {"target": ((0, 0.03), (30, 1), (349, 1), (350, 0.7), (510, 0.7), (550, 0.62), (700, 0.62), (750, 0.52),
+                     (920, 0), (930, 0.35), (1100, 0)),
+          "draft": ((0, 0.03), (20, 1), (650, 1), (1080, 0))}
+LONG = {"target": ((828, 920), (1080, 1100)), "draft": ((880, 930),)}     # steps with rows of the whole context
 EMA = 0.99
 WORKERS = 2                                                 # processes; each takes half of the rows
 
@@ -61,10 +64,10 @@ class Muon:
                 w.add_(orthogonal(u), alpha=-rate * max(1.0, w.shape[0] / w.shape[1]) ** 0.5)
 
 
-def shape(name, step, steps):
+def shape(name, step):
     """-> rows and their length in this step, and the part of training (data.py)."""
     part = sum(step >= begins for begins in PARTS[name])
-    length = 512 if step >= 0.9 * steps else 256
+    length = 512 if any(a <= step < b for a, b in LONG[name]) else 256
     return (2048 if part else 4096) // length, length, part
 
 
@@ -142,7 +145,7 @@ def main():
         if rank == 0:
             print("%s: %d parameters, from step %d to %d" % (name, sum(p.numel() for p in params), step, steps), flush=True)
         while step < steps:
-            rows, length, part = shape(name, step, steps)
+            rows, length, part = shape(name, step)
             rate = course(name, step)
             ids, targets, scale = data.batch(tok, SEED[name] + step, rows, length, length == 512, part)
             total = (scale * (targets != data.IGNORE)).sum()
@@ -150,7 +153,7 @@ def main():
             logits = net(ids)
             loss = loss_of(logits, targets, scale, total)
             losses[rank] = loss.item()
-            if teacher:
+            if teacher and step >= TEACHER_FROM:
                 with torch.no_grad():
                     opinion = teacher(ids)
                 loss = 0.2 * loss + distance(logits, opinion, targets, scale, total)
@@ -163,7 +166,7 @@ def main():
             muon.step(RATE * rate, rank)
             if rank == 0:
                 for group in adam.param_groups:
-                    group["lr"] = EMBED_RATE * rate
+                    group["lr"] = EMBED_RATE[name] * rate
                 adam.step()
             now = losses.sum().item()
             barrier.wait()

@@ -73,7 +73,7 @@ def main():
         print("%-32s %.4f nats a token (perplexity %.3f)" % (os.path.basename(path), nats / count, math.exp(nats / count)), flush=True)
     grams, learnt = KneserNey(len(tok.tokens), ORDERS), 0
     for step in range(steps):
-        rows, length, part = train.shape("target", step, steps)
+        rows, length, part = train.shape("target", step)
         for row in data.pack(data.documents(tok, train.SEED["target"] + step, length == 512, part), rows, length, part):
             start = 0
             for i in range(1, len(row) + 1):
