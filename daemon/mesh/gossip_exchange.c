@@ -74,15 +74,6 @@ static int append_hashes(struct gossip *g, struct gossip_peer *p, struct buf *ta
 
 #define SUMMARY_BYTES (1 + KEY_BYTES + 4 + BUCKET_SUM_BYTES)
 
-/* Is this bucket among the other side's summaries? They come in our order or not: it must be found anyway. */
-static bool summary_has(const uint8_t *tail, size_t n, const struct bucket *b)
-{
-	for (size_t at = 0; at < n; at += SUMMARY_BYTES)
-		if (tail[at] == b->kind && !memcmp(tail + at + 1, b->association, KEY_BYTES))
-			return true;
-	return false;
-}
-
 static int compare_summaries(struct gossip *g, struct gossip_peer *p, const struct frame *f, struct gossip_clock clock)
 {
 	if (f->tail_length % SUMMARY_BYTES)
@@ -92,11 +83,14 @@ static int compare_summaries(struct gossip *g, struct gossip_peer *p, const stru
 	struct buf tail;
 	buf_init(&tail, FRAME_TAIL_MAX);
 	int err = 0;
+	memset(g->seen, 0, sizeof g->seen);
 	for (size_t at = 0; !err && at < f->tail_length; at += SUMMARY_BYTES) {
 		const uint8_t *s = f->tail + at;
 		const struct bucket *b = gossip_index_find(&g->index, s[0], s + 1);
 		uint8_t sum[BUCKET_SUM_BYTES];
 		uint32_t count;
+		if (b)
+			g->seen[b - g->index.buckets] = true;
 		if (b && gossip_index_view(&g->index, b, g->config.trust, p->node, clock.now, &count, sum) &&
 		    !memcmp(sum, s + 1 + KEY_BYTES + 4, sizeof sum))
 			continue;
@@ -107,8 +101,7 @@ static int compare_summaries(struct gossip *g, struct gossip_peer *p, const stru
 		const struct bucket *b = &g->index.buckets[i];
 		uint8_t sum[BUCKET_SUM_BYTES];
 		uint32_t count;
-		if (gossip_index_view(&g->index, b, g->config.trust, p->node, clock.now, &count, sum) &&
-		    !summary_has(f->tail, f->tail_length, b))
+		if (!g->seen[i] && gossip_index_view(&g->index, b, g->config.trust, p->node, clock.now, &count, sum))
 			err = append_hashes(g, p, &tail, b->kind, b->association, clock);
 	}
 	if (!err && tail.length)

@@ -48,6 +48,7 @@ struct gossip {
 	struct refused refused[REFUSED_SLOTS];
 	struct gossip_counts counts;
 	uint8_t bad[KEY_BYTES];
+	bool seen[BUCKETS_MAX];            /* while summaries are compared: buckets that both have */
 };
 
 /* gossip.c */

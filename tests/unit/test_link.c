@@ -910,6 +910,41 @@ static void a_thousand_connections_from_one_source_leave_room_for_eight(void **s
 	dial_until_up();
 }
 
+/* Streams from a seed that verify and mean nothing: pieces of frames, frames of any type with any head, frames cut in odd places. */
+static void random_streams_after_the_handshake_do_no_harm(void **state)
+{
+	uint64_t draw = 88172645463325252ull;
+	for (int stream = 0; stream < 150; stream++) {
+		struct puppet p;
+		unsigned closed = server_end.closed;
+		puppet_up(&p);
+		for (int message = 0; message < 40 && server_end.closed == closed; message++) {
+			struct buf plain;
+			buf_init(&plain, 4096);
+			draw ^= draw << 13, draw ^= draw >> 7, draw ^= draw << 17;       /* xorshift64 */
+			uint8_t head[64] = {0x81, 0xa2, 'i', 'd'};
+			for (size_t i = draw % 8 ? 4 : 0; i < sizeof head; i++)
+				head[i] = (uint8_t)(draw >> (i % 7 * 8)) ^ (uint8_t)i;
+			frame_encode(&plain, 1 + (enum frame_type)(draw >> 8 & (draw & 1 ? 7 : 254)), head, draw >> 16 & 31, head, draw >> 24 & 63);
+			if ((draw >> 32 & 7) == 0)
+				plain.data[draw >> 40 & 15] ^= (uint8_t)(draw >> 48);
+			if ((draw >> 35 & 7) == 0)
+				plain.length = plain.length / 2;
+			puppet_say(&p, plain.data, plain.length);
+			buf_release(&plain);
+			uv_run(&loop, UV_RUN_NOWAIT);
+		}
+		channel_release(&p.channel);
+		puppet_end(&p);
+		wait_until_closed(closed + 1);
+	}
+	assert_int_equal(server_end.up, 150);
+	assert_int_equal(server_end.closed, 150);
+	/* and the next honest node is served */
+	server_end.up = 0;
+	dial_until_up();
+}
+
 static void refused_connections_say_where_and_what_to_do(void **state)
 {
 	link_server_close(server);
@@ -948,6 +983,29 @@ static void names_are_resolved_and_each_of_their_addresses_tried(void **state)
 	assert_int_equal(link_dial(&client_end.link, &client_end.config, "no-such-name.invalid:1", server_end.public, LINK_BULK, NULL, NULL), 0);
 	WAIT(client_end.closed);
 	assert_non_null(strstr(client_end.detail, "no-such-name.invalid:1"));
+}
+
+static void one_socket_serves_both_families(void **state)
+{
+	struct link_server *both;
+	char why[200], address[ADDRESS_SIZE];
+	assert_int_equal(link_listen(&both, &server_end.config, "::", 0, why, sizeof why), 0);
+	snprintf(address, sizeof address, "127.0.0.1:%u", link_server_port(both));
+	assert_int_equal(link_dial(&client_end.link, &client_end.config, address, server_end.public, LINK_BULK, NULL, NULL), 0);
+	WAIT(client_end.up && server_end.up);
+	assert_non_null(strstr(link_address(server_end.link), "127.0.0.1:"));    /* not ::ffff:127.0.0.1 */
+	link_close(client_end.link, 0);
+	WAIT(client_end.closed && server_end.closed);
+	snprintf(address, sizeof address, "[::1]:%u", link_server_port(both));
+	assert_int_equal(link_dial(&client_end.link, &client_end.config, address, server_end.public, LINK_BULK, NULL, NULL), 0);
+	WAIT(client_end.up == 2 || client_end.closed == 2);
+	/* a machine without IPv6 says so at once */
+	if (client_end.up == 2)
+		assert_string_equal(link_address(client_end.link), address);
+	else
+		assert_true(client_end.why == UV_EADDRNOTAVAIL || client_end.why == UV_ENETUNREACH || client_end.why == UV_EAFNOSUPPORT ||
+			    client_end.why == UV_ECONNREFUSED);
+	link_server_close(both);
 }
 
 static void closing_while_dialling_is_clean(void **state)
@@ -1124,9 +1182,11 @@ int main(void)
 		OVER_TCP(who_reads_and_gives_no_credit_gets_one_window),
 		OVER_TCP(a_flood_of_pings_that_reads_no_answers_closes),
 		OVER_TCP(a_thousand_connections_from_one_source_leave_room_for_eight),
+		OVER_TCP(random_streams_after_the_handshake_do_no_harm),
 		OVER_TCP(refused_connections_say_where_and_what_to_do),
 		OVER_TCP(a_port_in_use_is_told_with_a_remedy),
 		OVER_TCP(names_are_resolved_and_each_of_their_addresses_tried),
+		OVER_TCP(one_socket_serves_both_families),
 		OVER_TCP(closing_while_dialling_is_clean),
 		OVER_TCP(links_outlive_their_server),
 		cmocka_unit_test(addresses_are_split_and_joined),
