@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "proto/log.h"
+#include "proto/text.h"
 
 #define BACKLOG 16
 /* A client that does not read is dropped when this much waits for it. */
@@ -190,6 +191,7 @@ void control_fail(struct control_request *request, int err, const char *remedy, 
 	va_start(ap, format);
 	vsnprintf(text, sizeof text, format, ap);
 	va_end(ap);
+	text[text_utf8_whole(text, strlen(text))] = 0;          /* it may have been cut */
 	yyjson_mut_doc *doc = yyjson_mut_doc_new(NULL);
 	yyjson_mut_val *root = yyjson_mut_obj(doc), *error = yyjson_mut_obj(doc);
 	yyjson_mut_doc_set_root(doc, root);
