@@ -20,6 +20,7 @@
 
 #define READ_SIZE (128u << 10)             /* two whole messages */
 
+#define FLUSH_TURNS 2                      /* times OUT_TARGET that one link seals before others get their turn: half a millisecond */
 #define SLACK_MAX (32u << 10)              /* memory behind a waiting frame */
 
 static uint8_t read_buffer[READ_SIZE];     /* loop thread only */
@@ -181,7 +182,11 @@ void link_flush(struct link *link)
 {
 	if (link->writing || link->state == LINK_CLOSED)
 		return;
-	for (;;) {
+	for (int turns = 0;; turns++) {
+		if (turns == FLUSH_TURNS) {
+			link_flush_soon(link);     /* others are to have their turn of the loop */
+			return;
+		}
 		int err = 1;
 		while (link->out.length < OUT_TARGET && (err = seal_next(link)) > 0)
 			;
