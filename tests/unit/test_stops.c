@@ -159,7 +159,7 @@ static void the_stop_string_that_is_complete_first_counts(void **state)
 		struct shown shown = {0};
 		feed(s, &shown, "xabc", cut);
 		if (!shown.stopped)
-			feed(s, &shown, "xabc" + cut, 4 - cut);
+			feed(s, &shown, &"xabc"[cut], 4 - cut);
 		assert_true(shown.stopped);
 		assert_string_equal(shown.text, "xa");
 		stops_free(s);
