@@ -70,7 +70,7 @@ static int open_socket(struct cli *cli, int *out)
 		if (failed == EACCES)
 			return cli_fail(cli, EXIT_NO_DAEMON, "EACCES", "run essaim as the user that runs essaimd, or as root",
 					"you may not speak to the node of %s", cli->home);
-		return cli_fail(cli, EXIT_NO_DAEMON, "ENODAEMON", "start it: essaimd --home DIR (or: systemctl start essaim)",
+		return cli_fail(cli, EXIT_NO_DAEMON, "ENODAEMON", "start it: essaimd --home DIR",
 				"no essaimd runs on %s", cli->home);
 	}
 	*out = fd;
@@ -158,7 +158,7 @@ int client_call(struct cli *cli, const char *command, yyjson_mut_doc *args, clie
 	free(text);
 	close(fd);
 	if (!*out)
-		return cli_fail(cli, EXIT_REFUSED, "EPIPE", "look into its log (journalctl -u essaim)", "essaimd ended before it answered");
+		return cli_fail(cli, EXIT_REFUSED, "EPIPE", "look into its log", "essaimd ended before it answered");
 	yyjson_val *root = yyjson_doc_get_root(*out);
 	if (json_bool(root, "ok"))
 		return 0;

@@ -24,7 +24,7 @@ static void print_peers(struct cli *cli, yyjson_val *peers)
 		bool up = json_bool(p, "up");
 		if (up && json_real(p, "rtt_ms") > 0)
 			snprintf(rtt, sizeof rtt, "%.1f ms", json_real(p, "rtt_ms"));
-		snprintf(state, sizeof state, "%s %s", up ? "up" : "down", ago_text(json_uint(p, "since"), ago));
+		snprintf(state, sizeof state, "%s %s", up ? "up" : "down", json_uint(p, "since") ? ago_text(json_uint(p, "since"), ago) : "always");
 		table_row(&table, json_text(p, "name"), json_text(p, "association_name"), state, rtt, bytes_text(json_uint(p, "bytes_in"), in),
 			  bytes_text(json_uint(p, "bytes_out"), out), up ? json_text(p, "address") : json_text(p, "trouble"));
 	}
@@ -113,7 +113,8 @@ int command_status(struct cli *cli, int argc, char **argv)
 		if (json_bool(o, "up"))
 			snprintf(line, sizeof line, "up for %s, %s, %.1f ms", ago_text(json_uint(o, "since"), ago), json_text(o, "address"), json_real(o, "rtt_ms"));
 		else
-			snprintf(line, sizeof line, "down for %s: %s", ago_text(json_uint(o, "since"), ago), json_text(o, "trouble"));
+			snprintf(line, sizeof line, "%s%s: %s", json_uint(o, "since") ? "down for " : "never up",
+				 json_uint(o, "since") ? ago_text(json_uint(o, "since"), ago) : "", json_text(o, "trouble"));
 		field(cli, "link", line);
 		snprintf(line, sizeof line, "%s received, %s sent", bytes_text(json_uint(o, "bytes_in"), a), bytes_text(json_uint(o, "bytes_out"), b));
 		field(cli, "transfer", line);

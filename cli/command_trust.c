@@ -110,7 +110,7 @@ int command_join(struct cli *cli, int argc, char **argv)
 	bool partner = !strcmp(json_text(r, "role"), "partner");
 	printf(partner ? "You and %s know each other now.\n" : "This node belongs to %s now.\n", json_text(r, "association_name"));
 	if (json_bool(r, "restart"))
-		printf("Restart essaimd to begin (systemctl restart essaim).\n");
+		printf("Restart essaimd to begin.\n");
 	print_agreements(cli, yyjson_obj_get(r, "agreements"));
 	yyjson_arr_foreach(yyjson_obj_get(r, "next"), i, n, text)
 		printf("%s  %s\n", i ? "" : "\nNext:\n", yyjson_get_str(text));
@@ -222,6 +222,21 @@ int command_roster(struct cli *cli, int argc, char **argv)
 		table_row(&table, json_text(o, "name"), key, json_bool(o, "self") ? "this node" : json_bool(o, "up") ? "up" : "down");
 	}
 	table_print(&table, cli, stdout);
+	yyjson_doc_free(doc);
+	return EXIT_DONE;
+}
+
+int command_steward(struct cli *cli, int argc, char **argv)
+{
+	yyjson_doc *doc;
+	char when[32];
+	if (argc != 2 || strcmp(argv[1], "renew"))
+		return cli_usage(cli, "steward", "there is only: essaim steward renew");
+	int status = client_call(cli, "steward_renew", NULL, NULL, NULL, &doc);
+	if (status || client_print_json(cli, doc))
+		return status;
+	printf("The steward key is good until %.10s. Take keys/root.key away again.\n",
+	       when_text(json_uint(client_result(doc), "expires"), when));
 	yyjson_doc_free(doc);
 	return EXIT_DONE;
 }

@@ -25,6 +25,7 @@ static const struct {
 	 "offer ASSOCIATION [--model MODEL]... [--tokens N] [--seconds N] [--priority 0-9] [--days N]\n"
 	 "       essaim agreement accept | decline | revoke ASSOCIATION\n       essaim agreement list", "who may use whose nodes, and how much"},
 	{"roster", command_roster, "list\n       essaim roster remove NODE", "the nodes of this association"},
+	{"steward", command_steward, "renew", "sign the steward key for another 90 days, with the root key"},
 	{"model", command_model,
 	 "add FILE [--name NAME] [--licence SPDX] [--private]\n       essaim model list\n       essaim model pull MODEL [--no-wait]\n"
 	 "       essaim model check FILE [--stages K] [--tokens N] [--prompt TEXT]\n       essaim model remove | clear MODEL", "publish, fetch and check models"},

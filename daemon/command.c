@@ -19,6 +19,7 @@ const struct control_command command_table[] = {
 	{"agreement_list", command_agreement_list},
 	{"roster_list", command_roster_list},
 	{"roster_remove", command_roster_remove},
+	{"steward_renew", command_steward_renew},
 	{"model_add", command_model_add},
 	{"model_list", command_model_list},
 	{"model_pull", command_model_pull},

@@ -206,8 +206,8 @@ static void on_hashed(void *arg, int err, struct manifest_body *body, const char
 		err = records_publish(d, &record);
 	else
 		buf_release(&record);
-	if (!err && d->keys.has_steward)
-		err = records_approve(d, id, false);
+	if (!err && d->keys.has_steward && !(err = records_approve(d, id, false)))
+		residency_find(d, id)->approved = true;
 	manifest_free(body);
 	if (err)
 		control_fail(a->request, err, NULL, "the model cannot be published: %s", err_str(err));

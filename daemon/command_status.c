@@ -111,7 +111,7 @@ static void warnings_into(struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val 
 	if (trust_association_of(d->trust, d->keys.node, now, association))
 		warn(doc, array, "this node is not on its association's roster: other nodes will not speak to it",
 		     "join with an invitation: on a node of the association run essaim invite --node, here essaim join URL");
-	if (d->keys.has_root)
+	if (!access("keys/root.key", F_OK))         /* the working folder is the home */
 		warn(doc, array, "the association's root key still lies on this node", "copy keys/root.key to a safe place off this machine and delete it here");
 	for (size_t i = 0; i < d->n_models; i++) {
 		const struct residency *m = &d->models[i];

@@ -164,6 +164,10 @@ void command_join(void *arg, struct control_request *r, yyjson_val *args)
 		err = ERR_DENIED;
 		snprintf(why, sizeof why, "this invitation was made by this very node: use it on the other machine");
 	}
+	if (!err && j->invitation.role == INVITATION_NODE && (d->keys.has_steward || d->keys.has_root)) {
+		err = ERR_DENIED;
+		snprintf(why, sizeof why, "this home is an association of its own; a node joins from a fresh home: essaim --home DIR init --joining");
+	}
 	if (!err && j->invitation.role == INVITATION_PARTNER && !d->keys.has_steward) {
 		err = ERR_DENIED;
 		snprintf(why, sizeof why, "only the node with an association's steward key can join as a partner");
@@ -418,4 +422,32 @@ void command_roster_remove(void *arg, struct control_request *r, yyjson_val *arg
 	yyjson_mut_obj_add_str(doc, root, "node", json_hex(doc, removed, KEY_BYTES));
 	yyjson_mut_obj_add_strcpy(doc, root, "name", name);
 	control_done(r, doc);
+}
+
+/* --- steward --------------------------------------------------------------------------------------- */
+
+/* The root key may have been brought back for this while the daemon runs: it is read, used and forgotten. */
+void command_steward_renew(void *arg, struct control_request *r, yyjson_val *args)
+{
+	(void)args;
+	struct daemon *d = arg;
+	struct keys keys;
+	char why[400] = "";
+	int err = keys_load(d->home, &keys, why, sizeof why);
+	if (err) {
+		control_fail(r, err, NULL, "%s", why);
+		return;
+	}
+	if (!keys.has_root || !d->keys.has_steward)
+		control_fail(r, ERR_DENIED, keys.has_root ? STEWARD_REMEDY : "copy the root key back to keys/root.key, renew, and take it away again",
+			     keys.has_root ? "this node has no steward key to renew" : "only the root key can renew the steward, and it is not here");
+	else if ((err = records_renew_steward(d, keys.root_secret)))
+		control_fail(r, err, NULL, "the steward key cannot be renewed: %s", err_str(err));
+	else {
+		yyjson_mut_val *root;
+		yyjson_mut_doc *doc = object(&root);
+		yyjson_mut_obj_add_uint(doc, root, "expires", daemon_now(d) + STEWARD_DAYS_MAX * 86400ull);
+		control_done(r, doc);
+	}
+	keys_wipe(&keys);
 }

@@ -93,6 +93,7 @@ int records_publish(struct daemon *d, struct buf *record);   /* into trust and t
 int records_publish_roster(struct daemon *d, const uint8_t (*nodes)[KEY_BYTES], size_t n);
 int records_offer(struct daemon *d, const uint8_t association[KEY_BYTES], const struct agreement_body *terms, uint32_t days);
 int records_accept(struct daemon *d, const uint8_t grantor[KEY_BYTES], bool declined);
+int records_renew_steward(struct daemon *d, const uint8_t root_secret[SIGN_SECRET_BYTES]);   /* the same key, 90 days more */
 int records_approve(struct daemon *d, const uint8_t model[KEY_BYTES], bool withdrawn);
 void records_tick(struct daemon *d);                     /* card, advert, roster, saving when due */
 void records_changed(struct daemon *d);                  /* trust changed: save soon, look again at everything */
@@ -124,7 +125,7 @@ void views_publisher(const struct daemon *d, const uint8_t model[KEY_BYTES], cha
 extern const struct control_command command_table[];
 control_handler command_status, command_peers, command_disclosure, command_ring;
 control_handler command_invite, command_join, command_agreement_offer, command_agreement_accept, command_agreement_revoke,
-	command_agreement_list, command_roster_list, command_roster_remove;
+	command_agreement_list, command_roster_list, command_roster_remove, command_steward_renew;
 control_handler command_model_add, command_model_list, command_model_pull, command_model_remove, command_model_clear;
 void command_ranges_into(yyjson_mut_doc *doc, yyjson_mut_val *object, const char *key, const struct layer_range *ranges, size_t n);
 void command_models_into(struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val *array, const uint8_t *only);

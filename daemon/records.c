@@ -212,6 +212,23 @@ static void renew_roster(struct daemon *d)
 	roster_free(&roster);
 }
 
+int records_renew_steward(struct daemon *d, const uint8_t root_secret[SIGN_SECRET_BYTES])
+{
+	struct steward_body steward;
+	struct record head = head_of(d, RECORD_STEWARD, NULL, (uint64_t)STEWARD_DAYS_MAX * DAY_S);
+	struct buf out;
+	buf_init(&out, RECORD_MAX);
+	memcpy(steward.steward, d->keys.steward, KEY_BYTES);
+	int err = steward_sign(&out, &head, &steward, root_secret);
+	if (err) {
+		buf_release(&out);
+		return err;
+	}
+	err = records_publish(d, &out);
+	d->roster_at = 0;                /* and the roster, which may have lapsed with it */
+	return err;
+}
+
 int records_offer(struct daemon *d, const uint8_t association[KEY_BYTES], const struct agreement_body *terms, uint32_t days)
 {
 	if (!d->keys.has_steward)

@@ -54,15 +54,28 @@ static struct placement_model placement_model_of(const struct daemon *d, const s
 
 /* --- step 1: models that records tell of ---------------------------------------------------------- */
 
+static bool forget_one(struct daemon *d)
+{
+	for (size_t i = 0; i < d->n_models; i++) {
+		struct residency *r = &d->models[i];
+		if (r->approved || r->n_placed || r->state != STAGE_NONE || store_remove(d->store, r->model))
+			continue;
+		*r = d->models[--d->n_models];
+		return true;
+	}
+	log_warning("this node runs %d models: another one is not looked at", DAEMON_MODELS_MAX);
+	return false;
+}
+
 static bool on_manifest(const struct record *record, void *arg)
 {
 	struct daemon *d = arg;
 	if (record_is_current(record, daemon_now(d)) || residency_find(d, record->subject))
 		return true;
-	if (d->n_models == DAEMON_MODELS_MAX) {
-		log_warning("this node already knows %d models: another one is not looked at", DAEMON_MODELS_MAX);
-		return false;
-	}
+	/* What nobody here approved makes room for what somebody did: a neighbour cannot fill the table with manifests. */
+	bool approved = trust_approved(d->trust, d->keys.association, record->subject, daemon_now(d));
+	if (d->n_models == DAEMON_MODELS_MAX && (!approved || !forget_one(d)))
+		return true;
 	struct manifest_body body;
 	if (manifest_read(record, &body))
 		return true;

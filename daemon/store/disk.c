@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -177,6 +178,9 @@ out:
 }
 
 /* Worker. All or nothing, also when the power goes. */
+/* Two workers may have something to note of one model: one after the other. */
+static pthread_mutex_t writing = PTHREAD_MUTEX_INITIALIZER;
+
 static int write_state(const char *folder, const char *name, const struct buf *bytes)
 {
 	char *path = disk_join(folder, name), *temporary = malloc(strlen(path) + 5);
@@ -185,6 +189,7 @@ static int write_state(const char *folder, const char *name, const struct buf *b
 	if (!temporary)
 		abort();
 	sprintf(temporary, "%s.new", path);
+	pthread_mutex_lock(&writing);
 	fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (fd < 0) {
 		err = -errno;
@@ -211,6 +216,7 @@ static int write_state(const char *folder, const char *name, const struct buf *b
 		close(dir);
 	}
 out:
+	pthread_mutex_unlock(&writing);
 	free(temporary);
 	free(path);
 	return err;

@@ -239,7 +239,7 @@ static int read_api(const char *home, char out[64], char *why, size_t why_size)
 
 	if (!err && (strncmp(text, API_KEY_PREFIX, n) || text_unbase64(text + n, strlen(text + n), bytes, sizeof bytes, &got) ||
 		     got != sizeof bytes || text_copy(out, 64, text)))
-		err = fail(ERR_MALFORMED, why, why_size, "%s/keys/api.key is damaged: delete it and run `essaim init` for a new one", home);
+		err = fail(ERR_MALFORMED, why, why_size, "%s/keys/api.key is damaged: delete it and restart essaimd for a new one", home);
 	sodium_memzero(text, sizeof text);
 	sodium_memzero(bytes, sizeof bytes);
 	return err;
@@ -345,10 +345,10 @@ int keys_load(const char *home, struct keys *out, char *why, size_t why_size)
 		err = read_sign(home, "keys/node.key", out->node_secret, out->node, why, why_size);
 	if (!err)
 		err = read_link(home, out->link_secret, out->link, why, why_size);
-	if (!err)
-		err = read_api(home, out->api_key, why, why_size);
 	if (err == -ENOENT)
 		fail(err, why, why_size, "%s has no complete set of keys: run `essaim --home %s init`, or restore them from a backup", home, home);
+	if (!err)
+		err = make_api(home, out->api_key, why, why_size);     /* deleting it is how one asks for a new one */
 	if (!err) {
 		err = read_hex(home, "keys/association", false, out->association, KEY_BYTES, why, why_size);
 		if (err == -ENOENT)
