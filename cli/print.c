@@ -44,6 +44,19 @@ const char *green(struct cli *cli, bool on)
 	return cli->terminal ? on ? "\033[32m" : "\033[0m" : "";
 }
 
+/* Names, reasons and answers come from others: nothing of them may steer the terminal. Control characters (C0 but tabs, DEL, and C1
+ * in UTF-8) become '?'. In place. */
+static char *plain_text(char *text)
+{
+	for (unsigned char *p = (unsigned char *)text; p && *p; p++)
+		if ((*p < 0x20 && *p != '\t') || *p == 0x7f || (*p == 0xc2 && p[1] >= 0x80 && p[1] < 0xa0)) {
+			if (*p == 0xc2)
+				p[1] = '?';
+			*p = '?';
+		}
+	return text;
+}
+
 void table_init(struct table *table, size_t n_columns, const char *const *headings)
 {
 	memset(table, 0, sizeof *table);
@@ -65,7 +78,7 @@ void table_row(struct table *table, ...)
 	va_start(ap, table);
 	for (size_t i = 0; i < table->n_columns; i++) {
 		const char *cell = va_arg(ap, const char *);
-		table->cells[table->n_rows * table->n_columns + i] = strdup(cell ? cell : "");
+		table->cells[table->n_rows * table->n_columns + i] = plain_text(strdup(cell ? cell : ""));
 	}
 	va_end(ap);
 	table->n_rows++;
@@ -163,7 +176,7 @@ static void fold_word(struct fold *fold)
 	if (!fold->length)
 		return;
 	fold->word[fold->length] = 0;
-	int width = text_width(fold->word);
+	int width = text_width(plain_text(fold->word));
 	if (fold->column && fold->column + fold->gap + width >= fold->width) {
 		fputc('\n', fold->out);
 		fold->column = fold->gap = 0;
