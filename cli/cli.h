@@ -57,6 +57,7 @@ void table_init(struct table *table, size_t n_columns, const char *const *headin
 void table_row(struct table *table, ...);               /* n_columns strings, copied */
 void table_print(struct table *table, struct cli *cli, FILE *out);    /* and frees */
 int text_width(const char *text);                       /* columns on a terminal */
+char *plain_text(char *text);                           /* in place: no control characters; text may be NULL */
 
 const char *bold(struct cli *cli, bool on);             /* escape sequences, or "" */
 const char *dim(struct cli *cli, bool on);
@@ -75,12 +76,15 @@ void bar_end(struct cli *cli, struct bar *bar);
 struct fold {
 	FILE *out;
 	int width, column, gap;       /* in terminal columns; width 0: no folding */
+	int indent;                   /* of the lines after a fold */
 	size_t length;
 	char word[512];               /* held back until its end is seen */
 };
 void fold_init(struct fold *fold, FILE *out);
 void fold_add(struct fold *fold, const char *text, size_t n);
 void fold_end(struct fold *fold);                       /* writes what is held back */
+/* A whole text, on a line that already has column columns, and then a newline. */
+void fold_print(FILE *out, int column, int indent, const char *format, ...) __attribute__((format(printf, 4, 5)));
 
 char *bytes_text(uint64_t bytes, char out[16]);
 char *layers_text(yyjson_val *ranges, char *out, size_t size);        /* [[0,3],[11,12]] -> "0-2, 11" */

@@ -20,9 +20,9 @@ int cli_fail(struct cli *cli, int status, const char *code, const char *remedy, 
 	vsnprintf(text, sizeof text, format, ap);
 	va_end(ap);
 	if (!cli->json) {
-		fprintf(stderr, "essaim: %s\n", text);
+		fold_print(stderr, 0, 0, "essaim: %s", plain_text(text));        /* it may quote what a peer said */
 		if (remedy && *remedy)
-			fprintf(stderr, "  -> %s\n", remedy);
+			fold_print(stderr, 0, 5, "  -> %s", remedy);
 		return status;
 	}
 	yyjson_mut_doc *doc = yyjson_mut_doc_new(NULL);

@@ -6,6 +6,8 @@
 
 #include "cli/cli.h"
 
+#define HOURS_MAX 720               /* the daemon says so too */
+
 /* Two modules a character, dark on light whatever the terminal's colours. */
 static void print_qr(struct cli *cli, const char *text)
 {
@@ -33,6 +35,7 @@ int command_invite(struct cli *cli, int argc, char **argv)
 	};
 	const char *role = NULL;
 	unsigned long hours = 72;
+	char *end = "";
 	int option;
 	yyjson_mut_val *args;
 	yyjson_mut_doc *request = client_args(&args);
@@ -43,9 +46,13 @@ int command_invite(struct cli *cli, int argc, char **argv)
 		else if (option == 'a')
 			yyjson_mut_arr_add_str(request, addresses, optarg);
 		else if (option == 'h')
-			hours = strtoul(optarg, NULL, 10);
+			hours = strtoul(optarg, &end, 10);
 		else
 			role = "";
+	}
+	if (*end || !hours || hours > HOURS_MAX) {
+		yyjson_mut_doc_free(request);
+		return cli_usage(cli, "invite", "--hours takes a number from 1 to %d", HOURS_MAX);
 	}
 	if (!role || !*role || optind < argc) {
 		yyjson_mut_doc_free(request);
@@ -63,12 +70,13 @@ int command_invite(struct cli *cli, int argc, char **argv)
 	size_t i, n;
 	printf("%s\n\n", json_text(r, "url"));
 	print_qr(cli, json_text(r, "url"));
-	printf("\nGood once, until %s. Give it to %s\nover a channel you trust; there:\n  essaim join 'essaim://join/#...'\n",
-	       when_text(json_uint(r, "expires"), when), strcmp(role, "node") ? "the other association's administrator" : "your other server");
-	printf("\nIt will look for this node at:");
+	putchar('\n');
+	fold_print(stdout, 0, 0, "Good once, until %s. Give it to %s over a channel you trust; there:\n  essaim join 'essaim://join/#...'",
+		   when_text(json_uint(r, "expires"), when), strcmp(role, "node") ? "the other association's administrator" : "your other server");
+	printf("\nIt will look for this node at:\n");
 	yyjson_arr_foreach(yyjson_obj_get(r, "addresses"), i, n, a)
-		printf(" %s", yyjson_get_str(a));
-	printf("\n(if none of these can be reached from there: essaim invite --%s --address HOST:PORT)\n", role);
+		printf("  %s\n", yyjson_get_str(a));
+	printf("If none of these can be reached from there:\n  essaim invite --%s --address HOST:PORT\n", role);
 	yyjson_doc_free(doc);
 	return EXIT_DONE;
 }
@@ -89,8 +97,8 @@ static void print_agreements(struct cli *cli, yyjson_val *agreements)
 	{
 		bool force = !strcmp(json_text(a, "state"), "in force");
 		when_text(json_uint(a, "expires"), when);
-		printf("  %s%s%s until %.10s: %s\n", force ? green(cli, true) : bold(cli, true), json_text(a, "state"),
-		       force ? green(cli, false) : bold(cli, false), when, json_text(a, "text"));
+		printf("  %s%s%s ", force ? green(cli, true) : bold(cli, true), json_text(a, "state"), force ? green(cli, false) : bold(cli, false));
+		fold_print(stdout, 3 + text_width(json_text(a, "state")), 4, "until %.10s: %s", when, json_text(a, "text"));
 	}
 }
 
@@ -113,7 +121,11 @@ int command_join(struct cli *cli, int argc, char **argv)
 		printf("Restart essaimd to begin.\n");
 	print_agreements(cli, yyjson_obj_get(r, "agreements"));
 	yyjson_arr_foreach(yyjson_obj_get(r, "next"), i, n, text)
-		printf("%s  %s\n", i ? "" : "\nNext:\n", yyjson_get_str(text));
+	{
+		if (!i)
+			printf("\nNext:\n");
+		fold_print(stdout, 0, 4, "  %s", yyjson_get_str(text));
+	}
 	yyjson_doc_free(doc);
 	return EXIT_DONE;
 }
@@ -139,7 +151,7 @@ static int agreement_change(struct cli *cli, const char *command, yyjson_mut_doc
 	if (status || client_print_json(cli, doc))
 		return status;
 	yyjson_val *a = yyjson_obj_get(client_result(doc), "agreement");
-	printf("%s: %s\n", json_text(a, "state"), json_text(a, "text"));
+	fold_print(stdout, 0, 2, "%s: %s", json_text(a, "state"), json_text(a, "text"));
 	yyjson_doc_free(doc);
 	return EXIT_DONE;
 }

@@ -46,7 +46,7 @@ const char *green(struct cli *cli, bool on)
 
 /* Names, reasons and answers come from others: nothing of them may steer the terminal. Control characters (C0 but tabs, DEL, and C1
  * in UTF-8) become '?'. In place. */
-static char *plain_text(char *text)
+char *plain_text(char *text)
 {
 	for (unsigned char *p = (unsigned char *)text; p && *p; p++)
 		if ((*p < 0x20 && *p != '\t') || *p == 0x7f || (*p == 0xc2 && p[1] >= 0x80 && p[1] < 0xa0)) {
@@ -177,9 +177,10 @@ static void fold_word(struct fold *fold)
 		return;
 	fold->word[fold->length] = 0;
 	int width = text_width(plain_text(fold->word));
-	if (fold->column && fold->column + fold->gap + width >= fold->width) {
-		fputc('\n', fold->out);
-		fold->column = fold->gap = 0;
+	if (fold->column > fold->indent && fold->column + fold->gap + width >= fold->width) {
+		fprintf(fold->out, "\n%*s", fold->indent, "");
+		fold->column = fold->indent;
+		fold->gap = 0;
 	}
 	fprintf(fold->out, "%*s%s", fold->gap, "", fold->word);
 	fold->column += fold->gap + width;
@@ -218,6 +219,22 @@ void fold_end(struct fold *fold)
 		fold_word(fold);
 	fold->gap = 0;
 	fflush(fold->out);
+}
+
+void fold_print(FILE *out, int column, int indent, const char *format, ...)
+{
+	struct fold fold;
+	char text[2048];
+	va_list ap;
+	va_start(ap, format);
+	vsnprintf(text, sizeof text, format, ap);
+	va_end(ap);
+	fold_init(&fold, out);
+	fold.column = column;
+	fold.indent = indent;
+	fold_add(&fold, text, strlen(text));
+	fold_end(&fold);
+	fputc('\n', out);
 }
 
 char *bytes_text(uint64_t bytes, char out[16])
