@@ -136,8 +136,9 @@ int command_init(struct cli *cli, int argc, char **argv)
 	printf("  essaim.conf     what this machine shares (%s of memory) and its ports\n", memory);
 	printf("  keys/api.key    the key that programs need to ask here\n");
 	if (!joining) {
-		printf("  keys/root.key   %s's root key. It can make and unmake the association: copy it to a\n"
-		       "                  safe place off this machine (a USB stick in a drawer), then delete it here. It is\n"
+		printf("  keys/root.key   %s's root key. It can make and\n"
+		       "                  unmake the association: copy it to a safe place off this\n"
+		       "                  machine (a USB stick in a drawer), then delete it here. It is\n"
 		       "                  needed again within %d days, to renew the steward key.\n", association, 90);
 	}
 	printf("\nNext: start the node\n  essaimd --home %s\nthen %s\n", cli->home,

@@ -57,11 +57,11 @@ static int model_add(struct cli *cli, int argc, char **argv)
 		return status;
 	yyjson_val *m = yyjson_obj_get(client_result(doc), "model");
 	char size[16];
-	printf("%s%s%s is published: %s, %llu layers, licence %s.\nOther associations approve it with: essaim model pull %s@%s\n", bold(cli, true),
+	printf("%s%s%s is published: %s, %llu layers, licence %s.\nOther associations approve it with:\n  essaim model pull %s@%s\n", bold(cli, true),
 	       json_text(m, "name"), bold(cli, false), bytes_text(json_uint(m, "bytes"), size), (unsigned long long)json_uint(m, "layers"),
 	       json_text(m, "licence"), json_text(m, "name"), json_text(m, "association"));
 	if (!json_bool(m, "splittable"))
-		printf("It cannot be split over several nodes: %s\n", json_text(m, "why"));
+		fold_print(stdout, 0, 2, "It cannot be split over several nodes: %s", json_text(m, "why"));
 	yyjson_doc_free(doc);
 	return EXIT_DONE;
 }

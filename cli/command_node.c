@@ -48,7 +48,8 @@ int command_peers(struct cli *cli, int argc, char **argv)
 
 static void field(struct cli *cli, const char *name, const char *text)
 {
-	printf("  %s%s%s: %s\n", bold(cli, true), name, bold(cli, false), text);
+	printf("  %s%s%s: ", bold(cli, true), name, bold(cli, false));
+	fold_print(stdout, 4 + text_width(name), 4, "%s", text);
 }
 
 static void print_status_models(struct cli *cli, yyjson_val *models)
@@ -123,7 +124,7 @@ int command_status(struct cli *cli, int argc, char **argv)
 	{
 		if (!i)
 			printf("\n%sagreements%s:\n", green(cli, true), green(cli, false));
-		printf("  %s (%s)\n", json_text(o, "text"), json_text(o, "state"));
+		fold_print(stdout, 0, 4, "  %s (%s)", json_text(o, "text"), json_text(o, "state"));
 	}
 	yyjson_arr_foreach(yyjson_obj_get(s, "today"), i, n, o)
 	{
@@ -136,7 +137,11 @@ int command_status(struct cli *cli, int argc, char **argv)
 		printf("\n");
 	}
 	yyjson_arr_foreach(yyjson_obj_get(s, "warnings"), i, n, o)
-		printf("\n%swarning%s: %s\n  -> %s\n", red(cli, true), red(cli, false), json_text(o, "text"), json_text(o, "remedy"));
+	{
+		printf("\n%swarning%s: ", red(cli, true), red(cli, false));
+		fold_print(stdout, 9, 2, "%s", json_text(o, "text"));
+		fold_print(stdout, 0, 5, "  -> %s", json_text(o, "remedy"));
+	}
 	yyjson_doc_free(doc);
 	return EXIT_DONE;
 }
@@ -173,8 +178,8 @@ int command_ring(struct cli *cli, int argc, char **argv)
 		       bold(cli, false), json_text(s, "association"), first, end - 1, json_text(s, "saw"));
 	}
 	if (n > 1)
-		printf("\n  Each token goes round once. Activations are not secret from those who compute them:\n"
-	       "  the text can largely be recovered from them. Choose the operators you trust.\n");
+		printf("\n  Each token goes round once. Activations are not secret from those who compute\n"
+		       "  them: most of the text can be recovered. Choose operators that you trust.\n");
 	yyjson_doc_free(doc);
 	return EXIT_DONE;
 }

@@ -40,9 +40,10 @@ static void print_help(FILE *out)
 	fprintf(out, "Usage: essaim [--home DIR] [--json] COMMAND ...\n\n");
 	for (size_t i = 0; i < COMMANDS; i++)
 		fprintf(out, "  %-10s %s\n", commands[i].name, commands[i].help);
-	fprintf(out, "\nessaim COMMAND --help says more. The home is --home, else $ESSAIM_HOME, else /var/lib/essaim/home\n"
-		     "when it can be read, else ~/.local/share/essaim.\n\n"
-		     "Exit status: 0 done, 1 refused, 2 wrong usage, 3 essaimd does not run, 4 not found, 5 busy or still arriving.\n");
+	fprintf(out, "\nessaim COMMAND --help says more. The home is --home, else $ESSAIM_HOME, else\n"
+		     "/var/lib/essaim/home when it can be read, else ~/.local/share/essaim.\n\n"
+		     "Exit status: 0 done, 1 refused, 2 wrong usage, 3 essaimd does not run,\n"
+		     "4 not found, 5 busy or still arriving.\n");
 }
 
 int cli_usage(struct cli *cli, const char *command, const char *format, ...)
