@@ -49,6 +49,20 @@ struct check {
 	double seconds[2], ratio;
 };
 
+/* A line on a terminal's standard error that is written over; elsewhere nothing. */
+static void progress(const struct check *c, const char *what, unsigned done, unsigned of)
+{
+	if (c->options->json || !isatty(STDERR_FILENO))
+		return;
+	if (!what)
+		fputs("\r\033[K", stderr);
+	else if (of)
+		fprintf(stderr, "\r\033[K%s: %u of %u", what, done, of);
+	else
+		fprintf(stderr, "\r\033[K%s", what);
+	fflush(stderr);
+}
+
 static double now(void)
 {
 	struct timespec t;
@@ -359,6 +373,8 @@ static int run_side(struct check *c, unsigned side, bool decide, double *seconds
 		}
 		if (i + 1 == c->tokens)
 			break;
+		if (i % 8 == 0)
+			progress(c, side ? "tokens by the shards" : "tokens by the whole model", i, c->tokens);
 		begin = now();
 		err = pass_block(c, nodes, n, side, position++, 1, true, &token);
 		*seconds += now() - begin;
@@ -429,19 +445,24 @@ static int run_all(struct check *c)
 	if (!c->text || !c->wanted)
 		return -ENOMEM;
 	all = (struct layer_range){ 0, c->manifest.n_layer };
+	progress(c, "loading the whole model", 0, 0);
 	err = load(c, &c->nodes[0], all);
 	if (!err)
 		err = open_stage(c, &c->nodes[0], 0, all);
 	for (unsigned i = 0; i < c->stages && !err; i++) {
 		struct layer_range range = { c->cuts[i], c->cuts[i + 1] };
 
+		progress(c, "loading shards", i, c->stages);
 		err = load(c, &c->nodes[i + 1], range);
 		if (!err)
 			err = open_stage(c, &c->nodes[i + 1], i, range);
 	}
 	if (!err)
 		err = take_prompt(c);
-	return err ? err : run_pairs(c);
+	if (!err)
+		err = run_pairs(c);
+	progress(c, NULL, 0, 0);
+	return err;
 }
 
 /* --- what it says ---------------------------------------------------------------------------------- */
