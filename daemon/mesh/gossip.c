@@ -1,7 +1,7 @@
 /* gossip.c: neighbours, rumour, and the taking of records; gossip_exchange.c compares sets, gossip.h says how.
  *
- * A record that was refused is not asked for again at once: a denied one soon (who entitles its signer may be on the way),
- * any other much later.
+ * A record that was refused is not asked for again at once: a denied one soon, and as soon as something that entitles was
+ * taken; any other much later.
  *
  * SPDX-License-Identifier: AGPL-3.0-or-later */
 #include "daemon/mesh/gossip_internal.h"
@@ -231,14 +231,23 @@ static void refuse(struct gossip *g, const uint8_t hash[KEY_BYTES], int why, uin
 		*r = (struct refused){0};
 		memcpy(r->hash, hash, KEY_BYTES);
 	}
+	r->denied = why == ERR_DENIED;
 	/* The first time nothing is waited for: the records are on their way, only in another order. */
-	if (why == ERR_DENIED)
+	if (r->denied)
 		r->until_ms = r->times ? ms + ((uint64_t)DENIED_FIRST_MS << (r->times - 1)) : 0;
 	else
 		r->until_ms = ms + (why == ERR_MALFORMED || why == ERR_SIGNATURE ? REFUSED_LONG_MS : REFUSED_MS);
 	if (r->times < DENIED_MOST)
 		r->times++;
 	g->counts.records_refused++;
+}
+
+/* Who may say what has changed: what was denied may be right now. */
+static void forgive_denied(struct gossip *g)
+{
+	for (size_t i = 0; i < REFUSED_SLOTS; i++)
+		if (g->refused[i].denied)
+			g->refused[i] = (struct refused){0};
 }
 
 static bool entitles(enum record_kind kind)
@@ -261,8 +270,10 @@ static int take(struct gossip *g, const uint8_t *bytes, size_t n, uint8_t hash[K
 	if (err == 1) {
 		g->counts.records_taken++;
 		const struct record *r = trust_by_hash(g->config.trust, hash);
-		if (r && entitles(r->kind))
+		if (r && entitles(r->kind)) {
 			g->authority++;
+			forgive_denied(g);
+		}
 		if (g->config.changed)
 			g->config.changed(g->config.arg);
 	}

@@ -37,6 +37,7 @@ struct refused {
 	uint8_t hash[KEY_BYTES];
 	uint64_t until_ms;
 	unsigned times;
+	bool denied;                       /* not entitled, as far as was known: may change */
 };
 
 struct gossip {
