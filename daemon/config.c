@@ -74,10 +74,14 @@ static int set_addresses(struct config *c, const char *v)
 	while (*v) {
 		size_t n = strcspn(v, ", ");
 		if (n) {
-			if (c->n_addresses == CARD_ADDRESSES_MAX || n >= ADDRESS_SIZE || !memchr(v, ':', n))
+			if (c->n_addresses == CARD_ADDRESSES_MAX || n >= ADDRESS_SIZE)
 				return ERR_CONFIG;
-			memcpy(c->addresses[c->n_addresses], v, n);
-			c->addresses[c->n_addresses++][n] = 0;
+			char *address = c->addresses[c->n_addresses];
+			memcpy(address, v, n);
+			address[n] = 0;
+			if (!card_address_is_valid(address))     /* the card could not be signed */
+				return ERR_CONFIG;
+			c->n_addresses++;
 		}
 		v += n + strspn(v + n, ", ");
 	}
