@@ -379,7 +379,7 @@ static void everything_else_needs_the_key(void **state)
 {
 	static const char *const wrong[] = {"", "Authorization: Bearer \r\n", "Authorization: Bearer sk-essaim-tesT\r\n", "Authorization: " KEY "\r\n",
 					    "Authorization: Bearer " KEY "x\r\n", "Authorization: Basic " KEY "\r\n"};
-	static const char *const paths[] = {"GET /v1/models", "GET /metrics", "GET /", "POST " CHAT};
+	static const char *const paths[] = {"GET /v1/models", "GET /metrics", "GET /", ("POST " CHAT)};
 	struct world *w = new_world();
 	for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
 		for (size_t k = 0; k < sizeof paths / sizeof *paths; k++) {
