@@ -229,8 +229,8 @@ static void answers_without_their_fields_do_no_harm(void **state)
 	static const char *const words[] = {"status", "peers", "model list", "ring histoires", "invite --node", "agreement list", "roster list",
 					    "join essaim://join/#x", "model pull histoires", "agreement accept A", "roster remove A"};
 	static const char *const answers[] = {"{\"ok\":true}\n", "{\"ok\":true,\"result\":{}}\n", "{\"ok\":true,\"result\":[]}\n",
-					      "{\"progress\":7}\n{\"ok\":true,\"result\":{\"peers\":[7],\"models\":[{}],\"stages\":\"x\",\"nodes\":[null],"
-					      "\"agreements\":[[]],\"warnings\":{},\"possible\":true,\"addresses\":[\"a\"]}}\n"};
+					      ("{\"progress\":7}\n{\"ok\":true,\"result\":{\"peers\":[7],\"models\":[{}],\"stages\":\"x\",\"nodes\":[null],"
+					      "\"agreements\":[[]],\"warnings\":{},\"possible\":true,\"addresses\":[\"a\"]}}\n")};
 	for (size_t i = 0; i < sizeof words / sizeof *words; i++)
 		for (size_t k = 0; k < sizeof answers / sizeof *answers; k++) {
 			struct run *r = run(answers[k], words[i]);
