@@ -13,7 +13,11 @@ DEADLINE_S = 120
 
 
 class Failed(Exception):
-    pass
+    """What was asked cannot be had; its words say why."""
+
+
+class Stuck(Failed):
+    """Something did not come in time: the nodes' logs may say why."""
 
 
 class Node:
@@ -162,5 +166,5 @@ def wait_for(what, condition, seconds=DEADLINE_S):
         if found:
             return found
         if time.monotonic() > end:
-            raise Failed("waited %d s for %s" % (seconds, what))
+            raise Stuck("waited %d s for %s" % (seconds, what))
         time.sleep(0.1)
