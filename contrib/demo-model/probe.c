@@ -4,7 +4,7 @@
  *   probe tokens MODEL                     each line of stdin -> its ids (control tokens recognised, no BOS)
  *   probe template MODEL                   each line of stdin as a user's question -> the prompt, by the model's own template
  *   probe answer MODEL N [TEMP [SEED]]     each line of stdin, a prompt -> what follows, at most N tokens (greedy at 0)
- *   probe loss MODEL                       each line of stdin: ids -> "nats tokens", summed over the line from the second id
+ *   probe loss MODEL                       each line of stdin: ids -> the loss in nats of each id from the second on
  *   probe accept TARGET DRAFT N LENGTH     each line of stdin, a prompt -> "accepted proposed tokens"
  *
  * Lines in and out write a line feed as \n. BOS is put before prompts. One thread, so that two runs agree. */
@@ -160,7 +160,6 @@ static void write_tokens(struct side *side, const llama_token *tokens, int n)
 static void loss(struct side *side, char *line)
 {
 	llama_token tokens[CONTEXT];
-	double total = 0;
 	int n = 0;
 
 	for (char *at = line, *end; n < CONTEXT; at = end) {
@@ -177,9 +176,9 @@ static void loss(struct side *side, char *line)
 			top = logits[t] > top ? logits[t] : top;
 		for (int t = 0; t < side->n_vocab; t++)
 			sum += exp(logits[t] - top);
-		total += top + log(sum) - logits[tokens[i + 1]];
+		printf("%s%.5f", i ? " " : "", top + log(sum) - logits[tokens[i + 1]]);
 	}
-	printf("%.6f %d\n", total, n - 1);
+	putchar('\n');
 }
 
 /* The target's greedy text is what speculation yields; the draft guesses ahead of it, length tokens at a time. */

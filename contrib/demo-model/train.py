@@ -25,12 +25,12 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 SEED = {"target": 1_000_000, "draft": 2_000_000}
 PARTS = {"target": (350, 450), "draft": (0, 9999)}           # the steps where the second and the third part begin
 RATE, EMBED_RATE = 0.02, {"target": 0.004, "draft": 0.01}
-TEACHER_FROM = 930                                          # before this step the draft learns from the text alone
+TEACHER_FROM = 940                                          # before this step the draft learns from the text alone
 # The rate's course: (step, factor), straight lines between.
 COURSE = {"target": ((0, 0.03), (30, 1), (349, 1), (350, 0.7), (510, 0.7), (550, 0.62), (700, 0.62), (750, 0.52),
-                     (920, 0), (930, 0.35), (1100, 0)),
-          "draft": ((0, 0.03), (20, 1), (650, 1), (1080, 0))}
-LONG = {"target": ((828, 920), (1080, 1100)), "draft": ((880, 930),)}     # steps with rows of the whole context
+                     (920, 0), (930, 0.35), (1000, 0.206), (1050, 0)),
+          "draft": ((0, 0.03), (20, 1), (650, 1), (1000, 0))}
+LONG = {"target": ((828, 920), (1030, 1050)), "draft": ((900, 940),)}     # steps with rows of the whole context
 EMA = 0.99
 WORKERS = 2                                                 # processes; each takes half of the rows
 
