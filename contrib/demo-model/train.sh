@@ -4,7 +4,7 @@
 #   contrib/demo-model/train.sh [BUILD]
 #
 # Run it in a Debian testing root (contrib/quickstart's, for one) where packages.txt is installed; BUILD (default:
-# build/ beside this script) keeps the checkpoints. The same seed and the same processor give the same files.
+# build/ beside this script) keeps the checkpoints. README.md says how long it takes.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 build=${1:-$here/build}
