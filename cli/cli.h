@@ -111,6 +111,9 @@ int command_model(struct cli *cli, int argc, char **argv);
 int command_chat(struct cli *cli, int argc, char **argv);
 
 /* The path of another program of Essaim's: $variable, beside this one, in the build folder, or installed. NULL when there is none. */
+#define DEMO_MODEL "essaim-demo.gguf"       /* in the home, when init was asked for it; chat uses it when there is no other */
+/* Copies the demonstration model into the home; 0, or an exit status after the error was printed. */
+int install_demo_model(struct cli *cli);
 const char *find_program(const char *variable, const char *name, const char *build_folder, const char *installed);
 
 #endif

@@ -75,6 +75,35 @@ static int find_api(struct chat *c)
 	return 0;
 }
 
+/* A home made with init --demo-model: the model is published at the first chat. */
+static int publish_demo(struct chat *c)
+{
+	char path[4096];
+	struct bar bar = {.label = "loading"};
+	yyjson_mut_val *args;
+	yyjson_doc *doc;
+	char *whole = realpath(c->cli->home, NULL);
+	snprintf(path, sizeof path, "%s/%s", whole ? whole : "", DEMO_MODEL);
+	free(whole);
+	if (access(path, R_OK))
+		return EXIT_UNKNOWN;
+	yyjson_mut_doc *request = client_args(&args);
+	yyjson_mut_obj_add_str(request, args, "path", path);
+	int status = client_call(c->cli, "model_add", request, NULL, NULL, &doc);
+	if (status)
+		return status;
+	text_copy(c->model, sizeof c->model, json_text(yyjson_obj_get(client_result(doc), "model"), "name"));
+	yyjson_doc_free(doc);
+	bar_draw(c->cli, &bar, 0, "");
+	request = client_args(&args);
+	yyjson_mut_obj_add_str(request, args, "model", c->model);
+	status = client_call(c->cli, "model_pull", request, NULL, NULL, &doc);
+	bar_end(c->cli, &bar);
+	if (!status)
+		yyjson_doc_free(doc);
+	return status;
+}
+
 /* With no MODEL: the only one there is. */
 static int choose_model(struct chat *c, bool given)
 {
@@ -99,6 +128,8 @@ static int choose_model(struct chat *c, bool given)
 	yyjson_doc_free(doc);
 	if (found == 1)
 		return 0;
+	if (!found && (status = publish_demo(c)) != EXIT_UNKNOWN)
+		return status;
 	return found ? cli_fail(c->cli, EXIT_USAGE, "AMBIGUOUS", "essaim chat MODEL", "which model: %s?", names)
 		     : cli_fail(c->cli, EXIT_UNKNOWN, "UNKNOWN", "essaim model list, then essaim model pull MODEL", "this node runs no model yet");
 }

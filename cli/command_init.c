@@ -76,15 +76,41 @@ static int run_init(struct cli *cli, const char *const *args, yyjson_doc **out)
 	return result;
 }
 
+int install_demo_model(struct cli *cli)
+{
+	char to[4096], part[1 << 16];
+	const char *set = getenv("ESSAIM_DEMO_MODEL");
+	const char *places[] = {set && *set ? set : NULL, PKGDATADIR "/" DEMO_MODEL, SRCDIR "/contrib/demo-model/" DEMO_MODEL};
+	FILE *in = NULL, *out;
+	size_t n;
+	for (size_t i = 0; i < 3 && !in; i++)
+		in = places[i] ? fopen(places[i], "re") : NULL;
+	if (!in)
+		return cli_fail(cli, EXIT_UNKNOWN, "ENOENT", "set $ESSAIM_DEMO_MODEL to a GGUF file", "the demonstration model is not installed here");
+	snprintf(to, sizeof to, "%s/%s", cli->home, DEMO_MODEL);
+	out = fopen(to, "wxe");
+	while (out && (n = fread(part, 1, sizeof part, in)))
+		if (fwrite(part, 1, n, out) != n)
+			break;
+	bool failed = !out || ferror(in) || ferror(out);
+	fclose(in);
+	if (out && (fclose(out) || failed)) {
+		failed = true;
+		remove(to);
+	}
+	return failed ? cli_fail(cli, EXIT_REFUSED, "EIO", "make room, or mend the folder's rights", "%s cannot be written: %s", to, strerror(errno))
+		      : EXIT_DONE;
+}
+
 int command_init(struct cli *cli, int argc, char **argv)
 {
 	static const struct option options[] = {
 		{"association", required_argument, NULL, 'a'}, {"name", required_argument, NULL, 'n'}, {"memory", required_argument, NULL, 'm'},
-		{"joining", no_argument, NULL, 'j'}, {"set", required_argument, NULL, 's'}, {NULL, 0, NULL, 0},
+		{"joining", no_argument, NULL, 'j'}, {"demo-model", no_argument, NULL, 'd'}, {"set", required_argument, NULL, 's'}, {NULL, 0, NULL, 0},
 	};
 	const char *association = NULL, *name = NULL, *memory = NULL, *settings[32];
 	char answers[3][128], host[64] = "node", proposal[32];
-	bool joining = false;
+	bool joining = false, demo = false;
 	size_t n_settings = 0;
 	int option;
 	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
@@ -96,6 +122,8 @@ int command_init(struct cli *cli, int argc, char **argv)
 			memory = optarg;
 		else if (option == 'j')
 			joining = true;
+		else if (option == 'd')
+			demo = true;
 		else if (option == 's' && n_settings < 32)
 			settings[n_settings++] = optarg;
 		else
@@ -130,6 +158,8 @@ int command_init(struct cli *cli, int argc, char **argv)
 	}
 	yyjson_doc *doc;
 	int status = run_init(cli, args, &doc);
+	if (!status && demo && (status = install_demo_model(cli)))
+		yyjson_doc_free(doc);
 	if (status || client_print_json(cli, doc))
 		return status;
 	printf("%sThis home is ready:%s %s\n\n", bold(cli, true), bold(cli, false), cli->home);

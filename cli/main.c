@@ -15,7 +15,7 @@ static const struct {
 	int (*run)(struct cli *cli, int argc, char **argv);
 	const char *usage, *help;
 } commands[] = {
-	{"init", command_init, "[--association NAME | --joining] [--name NAME] [--memory SIZE] [--set SECTION.KEY=VALUE]...",
+	{"init", command_init, "[--association NAME | --joining] [--name NAME] [--memory SIZE] [--demo-model] [--set SECTION.KEY=VALUE]...",
 	 "make a home: keys, configuration, an association"},
 	{"status", command_status, "", "who this node is, who sees it, what it shares, what is wrong"},
 	{"peers", command_peers, "", "the other nodes and the links to them"},

@@ -24,7 +24,7 @@ class Node:
     """One essaimd with its home under folder. settings: {"section.key": value}; ports are any free ones, on loopback. association: its name (the
     node's own when not said), or False for a node that will join one."""
 
-    def __init__(self, name, folder, memory, settings, association=None):
+    def __init__(self, name, folder, memory, settings, association=None, demo_model=False):
         self.name, self.home = name, os.path.join(folder, name.lower())
         self.log_path = self.home + ".log"
         self.process = None
@@ -33,6 +33,7 @@ class Node:
         for key, value in {**every, **settings}.items():
             options += ["--set", "%s=%s" % (key, value)]
         options += ["--joining"] if association is False else ["--association", association or name]
+        options += ["--demo-model"] if demo_model else []
         self.essaim("init", "--name", name, "--memory", str(memory), *options)
 
     def essaim(self, *args, ok=True):
