@@ -21,6 +21,7 @@
 
 #include "engine/check.h"
 #include "engine/memory.h"
+#include "engine/quirks.h"
 #include "engine/sandbox.h"
 #include "engine/server.h"
 #include "proto/err.h"
@@ -93,7 +94,8 @@ static int usage(FILE *to)
 		"  essaim-engine --check FILE... [--stages K] [--tokens N] [--prompt TEXT] [--threads T] [--pairs P] [--json]\n"
 		"                  runs the model whole and as K shards, and compares every logit\n"
 		"                  exit status: 0 exact, 1 not exact, 2 could not be checked\n"
-		"  essaim-engine --check-sandbox      tries from inside what the sandbox must deny\n");
+		"  essaim-engine --check-sandbox      tries from inside what the sandbox must deny\n"
+		"  essaim-engine --list-architectures      a line each: name, \"rings\" or \"whole\", and where it may be cut or why not at all\n");
 	return to == stdout ? 0 : 2;
 }
 
@@ -133,6 +135,41 @@ static int serve_daemon(uint64_t memory_max)
 	return engine_serve(&config) ? 1 : 0;
 }
 
+/* A line each, fields parted by tabs; doc/models.sh makes doc/MODELS.md from it. */
+static int list_architectures(void)
+{
+	const struct quirk *quirk;
+
+	for (size_t i = 0; (quirk = quirk_at(i)); i++) {
+		const char *and = "";
+
+		printf("%s\t%s\t", quirk->architecture, quirk->whole ? "whole" : "rings");
+		if (quirk->whole)
+			printf("%s", quirk->whole);
+		if (quirk->window_period > 1) {
+			printf("both kinds of attention layers in each shard (period %u where the file says none)", quirk->window_period);
+			and = "; ";
+		} else if (quirk->window_period) {
+			printf("both kinds of attention layers in each shard");
+			and = "; ";
+		}
+		if (quirk->step) {
+			printf("%sonly at multiples of %u layers", and, quirk->step);
+			and = "; ";
+		}
+		if (quirk->whole_n_layer) {
+			printf("%snot with %u layers", and, quirk->whole_n_layer);
+			and = "; ";
+		}
+		for (size_t k = 0; k < QUIRK_KEYS && quirk->must_say[k]; k++) {
+			printf("%sthe file must say %s", and, quirk->must_say[k]);
+			and = "; ";
+		}
+		putchar('\n');
+	}
+	return 0;
+}
+
 static bool number(const char *text, unsigned most, unsigned *out)
 {
 	char *end;
@@ -150,6 +187,7 @@ int main(int argc, char **argv)
 		{ "tokens", required_argument, NULL, 'n' },	{ "prompt", required_argument, NULL, 'p' },
 		{ "threads", required_argument, NULL, 't' },	{ "pairs", required_argument, NULL, 'r' },
 		{ "json", no_argument, NULL, 'j' },		{ "check-sandbox", no_argument, NULL, 'b' },
+		{ "list-architectures", no_argument, NULL, 'a' },
 		{ "help", no_argument, NULL, 'h' },		{ "version", no_argument, NULL, 'v' },
 		{ NULL, 0, NULL, 0 },
 	};
@@ -172,6 +210,7 @@ int main(int argc, char **argv)
 		case 'p': check.prompt = optarg; break;
 		case 'j': check.json = true; break;
 		case 'b': sandbox = true; break;
+		case 'a': return list_architectures();
 		case 'v': printf("essaim-engine %s, libllama %s\n", PACKAGE_VERSION, llama_version()); return 0;
 		case 'h': return usage(stdout);
 		default: good = false; break;

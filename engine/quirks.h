@@ -1,6 +1,6 @@
-/* quirks.h: what libllama does differently for each architecture that may be split: a table, one line each.
+/* quirks.h: what libllama does differently for each architecture: a table, one line each.
  *
- * What is not in the table runs whole on one node and is refused, with a reason, where a ring would have to
+ * What is not in the table, or is there with a reason, runs whole on one node and is refused, with a reason, where a ring would have to
  * split it: never a wrong answer (DESIGN D1). Pure. Thread: any.
  *
  * SPDX-License-Identifier: AGPL-3.0-or-later */
@@ -9,20 +9,30 @@
 
 #include "engine/directory.h"
 
+#define QUIRK_KEYS 2
 struct quirk {
 	const char *architecture;
 	bool scaled;              /* the embedding is multiplied by sqrt(n_embd), once, before layer 0 */
 	unsigned window_period;   /* of period layers the last has full attention, the others a sliding window; 0: all alike */
 	unsigned whole_n_layer;   /* libllama takes constants from this layer count: not splittable; 0: none */
+	unsigned step;            /* what a layer does depends on its number modulo this: cuts at multiples only; 0: all alike */
+	bool tied;                /* libllama has no output.weight here: the last shard holds the embedding under its own name */
+	const char *must_say[QUIRK_KEYS];     /* keys for which libllama has a default that is wrong for a shard; NULL: no more */
+	const char *whole;        /* why it cannot be split at all; NULL: it can */
 };
 
-/* NULL: not known to be exact in shards. */
+/* NULL: not known to be exact in shards, or known not to be. */
 const struct quirk *quirk_find(const char *architecture);
+/* The table's line i, in order of names; NULL past its end. */
+const struct quirk *quirk_at(size_t i);
 
 /* True when the model may be cut at all; otherwise why says the reason. */
 bool quirk_splittable(const struct directory *directory, char *why, size_t why_size);
 /* True when a shard of a splittable model may begin or end before layer c. */
 bool quirk_may_cut(const struct directory *directory, uint32_t c);
+
+/* True when the last shard keeps the embedding under its own name, since there is no other matrix to multiply by. */
+bool quirk_holds_embedding(const struct directory *directory);
 
 /* Changes whenever the table's meaning does: a ring mixes only engines with the same one (D2). */
 uint32_t quirk_hash(void);

@@ -11,6 +11,7 @@
 #include "engine/quirks.h"
 #include "proto/err.h"
 
+#define POSITION_AXES 4      /* M-RoPE: time, height, width and one more, axis by axis; one axis otherwise */
 #define TIMING_ROWS 4        /* decodes of one row at load, to measure a layer; the fastest counts */
 
 struct capture {
@@ -36,7 +37,7 @@ struct shard {
 	/* one batch, used again and again */
 	llama_token tokens[CHUNK_ROWS];
 	float *rows;             /* (CHUNK_ROWS, n_embd) */
-	llama_pos positions[CHUNK_ROWS];
+	llama_pos positions[CHUNK_ROWS * POSITION_AXES];
 	int32_t n_sequences[CHUNK_ROWS];
 	llama_seq_id sequence;
 	llama_seq_id *sequences[CHUNK_ROWS];
@@ -223,9 +224,9 @@ static uint64_t weights_in_memory(const struct directory *d, const struct virtua
 			bytes += matrix_in_memory(t) - t->size;
 		else if (kind != VIRTUAL_INNER && !strcmp(t->name, "output.weight"))
 			bytes += matrix_in_memory(t) - t->size;
-		else if (d->tied && !strcmp(t->name, "token_embd.weight") && kind == VIRTUAL_END)
+		else if (d->tied && !strcmp(t->name, "token_embd.weight") && kind == VIRTUAL_END && !quirk_holds_embedding(d))
 			bytes += matrix_in_memory(t) - t->size;
-		else if (d->tied && !strcmp(t->name, "token_embd.weight") && kind == VIRTUAL_WHOLE)
+		else if (d->tied && !strcmp(t->name, "token_embd.weight") && kind != VIRTUAL_INNER)
 			bytes += matrix_in_memory(t);    /* once to look up rows, once to multiply */
 	}
 	return bytes;
@@ -401,6 +402,12 @@ int shard_load(struct shard **out, const struct shard_config *config, char *why,
 		err = load_failed(&file, config, "libllama cannot use it", why, why_size);
 		goto out;
 	}
+	if (shard->kind != VIRTUAL_WHOLE && (uint32_t)llama_model_n_embd_inp(shard->model) != d->n_embd) {
+		snprintf(why, why_size, "architecture %s wants rows that are wider than its hidden state; it runs whole on one node",
+			 d->architecture);
+		err = ERR_UNSUPPORTED;
+		goto out;
+	}
 	if (llama_model_has_encoder(shard->model) || !llama_model_has_decoder(shard->model) || llama_model_is_diffusion(shard->model)) {
 		snprintf(why, why_size, "architecture %s does not continue text token by token; Essaim cannot serve it", d->architecture);
 		err = ERR_UNSUPPORTED;
@@ -519,6 +526,9 @@ int shard_compute(struct shard *shard, unsigned sequence, const struct shard_row
 	shard->sequence = (llama_seq_id)sequence;
 	for (uint32_t i = 0; i < in->count; i++) {
 		shard->positions[i] = (llama_pos)(in->position + i);
+		/* rows have all axes, while for ids libllama fills them in: text lies on the diagonal */
+		shard->positions[i + in->count] = shard->positions[i + 2 * in->count] = shard->positions[i];
+		shard->positions[i + 3 * in->count] = 0;
 		/* A shard that does not end the model must say "output" for each row: the last layer computes only those. */
 		shard->outputs[i] = !ends || i >= in->count - in->want;
 	}

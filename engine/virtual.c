@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/quirks.h"
 #include "proto/err.h"
 
 #define VERSION 3
@@ -76,6 +77,38 @@ static bool is_own(const struct directory *d, const struct directory_key *key, c
 	return key == directory_find_own(d, name);
 }
 
+/* Keys about the whole model that a shard says differently, and how:
+ *   leading_dense_block_count   of the first layers, how many have no experts: as many as lie in the range
+ *   embedding_scale             acts once, before layer 0; afterwards 1
+ *   n_deepstack_layers          rows of pictures for the first layers come beside the embedding: Essaim sends text only */
+static bool is_rewritten(const struct directory *d, const struct directory_key *key, struct layer_range range, enum virtual_kind kind,
+			 uint8_t value[8])
+{
+	uint64_t v = 0;
+	float scale = 0;
+
+	if (kind != VIRTUAL_INNER && kind != VIRTUAL_END)
+		return false;
+	if (key->type == VALUE_F32 && is_own(d, key, "embedding_scale")) {
+		memcpy(&scale, directory_value(d, key), sizeof scale);
+		if (range.first == 0 || scale == 0)
+			return false;
+		scale = 1;
+		memcpy(value, &scale, sizeof scale);
+		return true;
+	}
+	if (!directory_uint(d, key, &v) || v > UINT32_MAX)
+		return false;
+	if (is_own(d, key, "leading_dense_block_count"))
+		v = v > range.end ? range.end - range.first : v > range.first ? v - range.first : 0;
+	else if (is_own(d, key, "n_deepstack_layers"))
+		v = 0;
+	else
+		return false;
+	put_u64(value, v);       /* little-endian: its first bytes are any narrower number */
+	return true;
+}
+
 /* Keys that a shard does not take over as they are: dropped, or written anew. */
 static bool is_dropped(const struct directory *d, const struct directory_key *key, enum virtual_kind kind)
 {
@@ -87,6 +120,7 @@ static bool is_dropped(const struct directory *d, const struct directory_key *ke
 static void put_keys(struct writer *w, const struct directory *d, struct layer_range range, enum virtual_kind kind)
 {
 	char name[DIRECTORY_KEY_SIZE];
+	uint8_t other[8];
 
 	for (size_t i = 0; i < d->n_keys; i++) {
 		const struct directory_key *key = &d->keys[i];
@@ -106,6 +140,8 @@ static void put_keys(struct writer *w, const struct directory *d, struct layer_r
 				put(w, value + item * range.first, item * (range.end - range.first));
 			else
 				put(w, value, key->length);
+		} else if (is_rewritten(d, key, range, kind, other)) {
+			put(w, other, key->length);
 		} else {
 			put(w, value, key->length);
 		}
@@ -193,9 +229,11 @@ static bool make_entry(struct entry *e, const struct directory *d, const struct 
 			make_zeros(e, GGML_TYPE_F32, VIRTUAL_VOCAB, 1);
 		else if (!strncmp(t->name, "output", 6) && t->n_dims == 1)
 			make_zeros(e, (enum ggml_type)t->type, t->ne[0], 1);
-	} else if (kind == VIRTUAL_END && embedding) {
+	} else if (kind == VIRTUAL_END && embedding && !quirk_holds_embedding(d)) {
 		make_zeros(e, smallest_type(t->ne[0]), t->ne[0], t->ne[1]);
 	}
+	if (range.first > 0 && !strcmp(t->name, "position_embd.weight"))     /* was added before layer 0 */
+		make_zeros(e, (enum ggml_type)t->type, t->ne[0], t->ne[1]);
 	return true;
 }
 
@@ -236,7 +274,7 @@ int virtual_init(struct virtual_file *file, const struct source *source, const s
 	}
 	for (size_t i = 0; i < d->n_tensors; i++)
 		n += make_entry(&entries[n], d, &d->tensors[i], range, kind);
-	if (kind == VIRTUAL_END && d->tied)
+	if (kind == VIRTUAL_END && d->tied && !quirk_holds_embedding(d))
 		make_output(&entries[n++], directory_tensor(d, "token_embd.weight"));
 
 	put(&w, "GGUF", 4);

@@ -10,6 +10,9 @@
  *   INNER     [a, b), b < n              none (32 rows)   zeros, 32 rows          zeros, 32 rows
  *   TEXT      tokens and templates only  real             no tensors at all
  *
+ * What acts once on the embedding (position embeddings, a scale) does nothing in shards that do not start the model, and counts from
+ * layer 0 (leading dense layers) are moved along. Where libllama knows no output matrix but the embedding, END keeps that under its name.
+ *
  * A shard that starts the model without ending it is an INNER one: the engine itself looks up the embedding's rows
  * (embedding.h), so no copy of the matrix is held.
  *

@@ -388,6 +388,62 @@ static void the_last_shard_has_the_output_matrix_and_the_vocabulary(void **state
 	close_model(&o);
 }
 
+static float scale_of(const struct opened *o)
+{
+	const struct directory_key *key = directory_find(&o->directory, "llama.embedding_scale");
+	float scale;
+
+	assert_non_null(key);
+	memcpy(&scale, directory_value(&o->directory, key), sizeof scale);
+	return scale;
+}
+
+static void what_acts_once_does_nothing_in_later_shards(void **state)
+{
+	static const struct layer_range ranges[] = { { 0, 2 }, { 2, 4 }, { 4, 6 } };
+	static const uint64_t dense[] = { 2, 1, 0 };
+	struct tiny_model once = llama6;
+	struct opened o, shard;
+	struct virtual_file file;
+	uint64_t v;
+
+	once.once = true;
+	open_model(&o, &once);
+	for (size_t i = 0; i < 3; i++) {
+		assert_int_equal(virtual_init(&file, &o.source, &o.directory, ranges[i], virtual_kind_of(&o.directory, ranges[i]), why,
+					      sizeof why), 0);
+		materialise(&file, &shard);
+		assert_true(directory_uint(&shard.directory, directory_find(&shard.directory, "llama.leading_dense_block_count"), &v));
+		assert_int_equal(v, dense[i]);
+		assert_true(scale_of(&shard) == (i ? 1 : 12));
+		if (i)
+			assert_zeros(&shard, "position_embd.weight", TINY_CONTEXT);
+		else
+			assert_same_tensor(&o, "position_embd.weight", &shard, "position_embd.weight");
+		virtual_release(&file);
+		close_model(&shard);
+	}
+	close_model(&o);
+}
+
+static void the_embedding_keeps_its_name_where_libllama_knows_no_other_output(void **state)
+{
+	struct tiny_model command = llama6;
+	struct opened o, shard;
+	struct virtual_file file;
+
+	command.architecture = "command-r";
+	command.tied = true;
+	open_model(&o, &command);
+	assert_int_equal(virtual_init(&file, &o.source, &o.directory, (struct layer_range){ 4, 6 }, VIRTUAL_END, why, sizeof why), 0);
+	materialise(&file, &shard);
+	assert_same_tensor(&o, "token_embd.weight", &shard, "token_embd.weight");
+	assert_null(directory_tensor(&shard.directory, "output.weight"));
+	virtual_release(&file);
+	close_model(&shard);
+	close_model(&o);
+}
+
 static void a_tied_last_shard_has_the_embedding_for_output(void **state)
 {
 	struct tiny_model tied = llama6;
@@ -517,10 +573,59 @@ static void only_known_architectures_may_be_cut(void **state)
 	assert_true(quirk_may_cut(&o.directory, 1) && quirk_may_cut(&o.directory, 5) && quirk_may_cut(&o.directory, 0) && quirk_may_cut(&o.directory, 6));
 	assert_false(quirk_may_cut(&o.directory, 7));
 	close_model(&o);
-	other.architecture = "falcon";
+	other.architecture = "arctic-fox";
 	open_model(&o, &other);
 	assert_false(quirk_splittable(&o.directory, why, sizeof why));
-	assert_non_null(strstr(why, "falcon"));
+	assert_non_null(strstr(why, "arctic-fox"));
+	close_model(&o);
+	other.architecture = "bloom";    /* known, and known why not */
+	open_model(&o, &other);
+	assert_false(quirk_splittable(&o.directory, why, sizeof why));
+	assert_non_null(strstr(why, "embedding"));
+	assert_null(quirk_find("bloom"));
+	close_model(&o);
+}
+
+static void the_table_is_in_order_and_says_each_architecture_once(void **state)
+{
+	const struct quirk *quirk;
+	size_t n = 0;
+
+	for (; (quirk = quirk_at(n)); n++) {
+		if (n)
+			assert_true(strcmp(quirk_at(n - 1)->architecture, quirk->architecture) < 0);
+		assert_ptr_equal(quirk_find(quirk->architecture), quirk->whole ? NULL : quirk);
+	}
+	assert_true(n > 100);
+}
+
+static void layers_that_differ_by_number_are_cut_at_multiples(void **state)
+{
+	struct tiny_model smol = llama6;
+	struct opened o;
+
+	smol.architecture = "smollm3";   /* every fourth layer has no positions */
+	smol.n_layer = 12;
+	open_model(&o, &smol);
+	assert_true(quirk_splittable(&o.directory, why, sizeof why));
+	for (uint32_t c = 0; c <= 12; c++)
+		assert_int_equal(quirk_may_cut(&o.directory, c), c % 4 == 0);
+	close_model(&o);
+}
+
+static void defaults_that_depend_on_the_layer_count_must_be_said(void **state)
+{
+	struct tiny_model grok = llama6;
+	struct opened o;
+
+	grok.architecture = "grok";
+	open_model(&o, &grok);
+	assert_false(quirk_splittable(&o.directory, why, sizeof why));
+	assert_non_null(strstr(why, "grok.embedding_scale"));
+	close_model(&o);
+	grok.once = true;
+	open_model(&o, &grok);
+	assert_true(quirk_splittable(&o.directory, why, sizeof why));
 	close_model(&o);
 }
 
@@ -571,6 +676,11 @@ int main(void)
 		cmocka_unit_test(a_range_outside_the_model_is_refused),
 		cmocka_unit_test(embedding_rows_are_widened_and_scaled),
 		cmocka_unit_test(only_known_architectures_may_be_cut),
+		cmocka_unit_test(the_table_is_in_order_and_says_each_architecture_once),
+		cmocka_unit_test(layers_that_differ_by_number_are_cut_at_multiples),
+		cmocka_unit_test(defaults_that_depend_on_the_layer_count_must_be_said),
+		cmocka_unit_test(what_acts_once_does_nothing_in_later_shards),
+		cmocka_unit_test(the_embedding_keeps_its_name_where_libllama_knows_no_other_output),
 		cmocka_unit_test(windows_are_cut_where_both_kinds_of_layers_stay),
 	};
 

@@ -279,6 +279,8 @@ void tiny_model_write(const struct tiny_model *model, struct buf *out)
 	m->random = model->seed * 7919u + 17;
 	buf_init(&m->keys, 16u << 20);
 	tensor(m, "token_embd.weight", TINY_EMBD, TINY_VOCAB);
+	if (model->once)
+		tensor(m, "position_embd.weight", TINY_EMBD, TINY_CONTEXT);
 	for (uint32_t i = 0; i < model->n_layer; i++)
 		layer(m, i);
 	tensor(m, "output_norm.weight", TINY_EMBD, 0);
@@ -287,6 +289,10 @@ void tiny_model_write(const struct tiny_model *model, struct buf *out)
 	end = m->n_tensors;
 	if (model->part == 0)
 		keys(m);
+	if (model->once) {
+		key_u32(m, ".leading_dense_block_count", 3);
+		key_f32(m, ".embedding_scale", 12);
+	}
 	if (model->parts) {
 		first = m->n_tensors * model->part / model->parts;
 		end = m->n_tensors * (model->part + 1) / model->parts;

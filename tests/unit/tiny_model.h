@@ -25,6 +25,8 @@ struct tiny_model {
 	bool kv_heads_array;            /* attention.head_count_kv as an array, one a layer */
 	uint32_t window;                /* gemma3: attention.sliding_window */
 	uint32_t seed;
+	bool once;                      /* with what acts once or counts from layer 0: leading_dense_block_count 3, embedding_scale 12 and
+					 * position_embd.weight */
 	unsigned part, parts;           /* of a split model: part 0 .. parts - 1; parts 0: one file */
 };
 
