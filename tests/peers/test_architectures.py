@@ -1,0 +1,128 @@
+#!/usr/bin/env python3
+"""test_architectures.py: llama.cpp's own suite of tiny models, one or more for each architecture, against the engine's table of quirks.
+
+    test_architectures.py [--layers N] [--models DIR] [NAME ...]
+
+Each model that test-llama-archs writes (Debian: llama.cpp-tests) is run whole and in shards, by the frames that a ring uses:
+
+    the table says     then the engine must
+    rings              be exact: every token the same, no logit off by more than 1e-5 of the largest
+    whole, or nothing  refuse before it loads a shard, with the reason; never crash, never answer something else
+
+Where two layers are too few for a legal cut they are stacked first (tests/tools/stack_model.py). With --layers N every one is stacked to N
+layers, and cut in two and at every legal place. Exits 77 (skipped) where the suite is not installed.
+
+SPDX-License-Identifier: AGPL-3.0-or-later
+"""
+import argparse
+import concurrent.futures
+import glob
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
+TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, os.path.join(TOP, "tests", "tools"))
+sys.dont_write_bytecode = True
+from stack_model import Model  # noqa: E402
+
+ENGINE = os.environ.get("ESSAIM_ENGINE", "engine/essaim-engine")
+SUITE = glob.glob("/usr/libexec/*/llama.cpp-tests/test-llama-archs") + glob.glob("/usr/libexec/llama.cpp-tests/test-llama-archs")
+TOO_FEW = "the model has too few layers to be split"
+TOKENS = "16"
+ENOUGH = 16          # layers: two of the longest period
+
+
+def table():
+    lines = subprocess.run([ENGINE, "--list-architectures"], capture_output=True, text=True, check=True).stdout.splitlines()
+    return {line.split("\t")[0]: line.split("\t")[1] == "rings" for line in lines}
+
+
+def check(path, stages):
+    run = subprocess.run([ENGINE, "--check", path, "--stages", str(stages), "--tokens", TOKENS, "--threads", "1", "--json"],
+                         capture_output=True, text=True, timeout=300)
+    try:
+        return json.loads(run.stdout)
+    except ValueError:
+        return {"exact": False, "error": "no answer, exit status %d: %s" % (run.returncode, run.stderr[-300:]), "code": "none"}
+
+
+def most_stages(path):
+    """As many shards as there are legal cuts, up to what --check can do."""
+    low, best = 2, check(path, 2)
+    for stages in range(Model(path).own("block_count"), 2, -1):
+        said = check(path, min(stages, 32))
+        if said.get("code") != "UNSUPPORTED":
+            return min(stages, 32), said
+    return low, best
+
+
+def shards(path, rings, scratch, layers):
+    """One model: (good, what to say)."""
+    if layers:
+        model = Model(path)
+        path = os.path.join(scratch, os.path.basename(path))
+        model.stack(layers)
+        model.write(path)
+    said = check(path, 2)
+    if not layers and rings and said.get("error") == TOO_FEW:
+        return shards(path, rings, scratch, ENOUGH)
+    if not rings:
+        good = said.get("code") == "UNSUPPORTED" and said.get("error")
+        return good, "refused: " + said["error"] if good else "not refused: " + json.dumps(said)
+    text = "exact%s, %d layers" % (", bit-identical" if said.get("bit_identical") else "", said["layers"][-1][1]) if said["exact"] else ""
+    if said["exact"] and layers:
+        stages, said = most_stages(path)
+        text += " in 2 and %d shards" % stages
+    return said["exact"], text if said["exact"] else "NOT EXACT: " + json.dumps(said)
+
+
+def one(path, known, scratch, layers):
+    architecture = Model(path).architecture
+    try:
+        return shards(path, known.get(architecture, False), scratch, layers)
+    except (subprocess.TimeoutExpired, ValueError, KeyError) as error:
+        return False, "%s: %s" % (type(error).__name__, error)
+    finally:
+        if os.path.exists(os.path.join(scratch, os.path.basename(path))):
+            os.unlink(os.path.join(scratch, os.path.basename(path)))
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--layers", type=int, default=0)
+    parser.add_argument("--models")
+    parser.add_argument("names", nargs="*")
+    args = parser.parse_args()
+
+    if not args.models and not SUITE:
+        print("test-llama-archs is not installed (Debian: llama.cpp-tests)")
+        return 77
+    known, seen, failed, exact = table(), set(), 0, 0
+    with tempfile.TemporaryDirectory() as scratch, concurrent.futures.ThreadPoolExecutor(2) as pool:
+        models = args.models
+        if not models:
+            models = os.path.join(scratch, "models")
+            os.mkdir(models)
+            subprocess.run([SUITE[0], "-o", models], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        os.mkdir(os.path.join(scratch, "stacked"))
+        paths = [p for p in sorted(glob.glob(os.path.join(models, "*.gguf"))) if not args.names or os.path.basename(p)[:-5] in args.names]
+        jobs = [(p, pool.submit(one, p, known, os.path.join(scratch, "stacked"), args.layers)) for p in paths]
+        for path, job in jobs:
+            good, text = job.result()
+            seen.add(Model(path).architecture)
+            failed += not good
+            exact += bool(good) and text.startswith("exact")
+            print("%-4s %-24s %s" % ("ok" if good else "FAIL", os.path.basename(path)[:-5], text), flush=True)
+    untested = sorted(name for name in known if known[name] and name not in seen)
+    if untested and not args.names:
+        print("FAIL in the table but not in the suite: " + ", ".join(untested))
+        failed += 1
+    print("%d models: %d exact in shards, %d refused, %d failed" % (len(jobs), exact, len(jobs) - exact - failed, failed))
+    return 1 if failed or not jobs else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
