@@ -55,7 +55,8 @@ int shard_permitted(const struct directory *d, struct layer_range range, char *w
 	if (!quirk_splittable(d, why, why_size))
 		return ERR_UNSUPPORTED;
 	if (!quirk_may_cut(d, range.first) || !quirk_may_cut(d, range.end)) {
-		snprintf(why, why_size, "%s cannot be cut exactly at layers [%u, %u): both kinds of attention layers must stay in each shard",
+		snprintf(why, why_size,
+			 "%s cannot be cut exactly at layers [%u, %u): its layers are of several kinds, and each shard needs whole groups of them",
 			 d->architecture, range.first, range.end);
 		return ERR_UNSUPPORTED;
 	}
