@@ -56,7 +56,7 @@ int shard_permitted(const struct directory *d, struct layer_range range, char *w
 		return ERR_UNSUPPORTED;
 	if (!quirk_may_cut(d, range.first) || !quirk_may_cut(d, range.end)) {
 		snprintf(why, why_size,
-			 "%s cannot be cut exactly at layers [%u, %u): its layers are of several kinds, and each shard needs whole groups of them",
+			 "%s cannot be cut exactly at layers [%u, %u): all kinds of its layers must stay in each shard, in whole groups",
 			 d->architecture, range.first, range.end);
 		return ERR_UNSUPPORTED;
 	}
