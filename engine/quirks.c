@@ -6,7 +6,7 @@
 #include <string.h>
 
 /* Why an architecture stays whole. */
-#define KINDS "its layers are of several kinds that each shard would need (windows, recurrent state, experts at intervals)"
+#define KINDS "each shard would need layers of several kinds"
 #define BY_COUNT "libllama takes constants from the number of layers"
 #define ONCE "what acts once on the embedding would act again in every shard"
 #define WIDE "what goes from layer to layer is more than one row a token"
@@ -253,7 +253,7 @@ bool quirk_splittable(const struct directory *d, char *why, size_t why_size)
 	uint64_t n;
 
 	if (quirk && quirk->whole) {
-		snprintf(why, why_size, "architecture %s cannot be split exactly: %s; it runs whole on one node", d->architecture, quirk->whole);
+		snprintf(why, why_size, "%s cannot be split exactly: %s; it runs whole on one node", d->architecture, quirk->whole);
 		return false;
 	}
 	if (!quirk) {
@@ -271,13 +271,12 @@ bool quirk_splittable(const struct directory *d, char *why, size_t why_size)
 	}
 	for (size_t i = 0; i < QUIRK_KEYS && quirk->must_say[i]; i++)
 		if (!directory_find_own(d, quirk->must_say[i])) {
-			snprintf(why, why_size, "the file does not say %s.%s, and what libllama takes instead is not right for a shard; it runs "
-				 "whole on one node", d->architecture, quirk->must_say[i]);
+			snprintf(why, why_size, "the file does not say %s.%s, as a shard must; it runs whole on one node", d->architecture,
+				 quirk->must_say[i]);
 			return false;
 		}
 	if (!has_width(d)) {
-		snprintf(why, why_size, "the file says %s.attention.head_count layer by layer but not how wide a head is; it runs whole on one "
-			 "node", d->architecture);
+		snprintf(why, why_size, "the file does not say how wide the heads of %s are; it runs whole on one node", d->architecture);
 		return false;
 	}
 	for (uint32_t c = 1; c < d->n_layer; c++)
