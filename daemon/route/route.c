@@ -118,6 +118,11 @@ static int plan_avoiding(struct route *route, const struct route_model *m, const
 		return -ENOMEM;
 	size_t n = route->config.nodes(route->config.arg, m->id, nodes, NODES_MAX);
 	int err = routing_plan(m->id, m->n_layer, nodes, n, avoid, n_avoid, plan, &missing);
+	/* What others advertise of free sessions is a second old: the stage itself is asked, and says if it is full. */
+	for (size_t i = 0; err == ERR_BUSY && i < n; i++)
+		nodes[i].sessions_free += !nodes[i].self && !nodes[i].sessions_free;
+	if (err == ERR_BUSY)
+		err = routing_plan(m->id, m->n_layer, nodes, n, avoid, n_avoid, plan, &missing);
 	free(nodes);
 	if (err == ERR_UNREACHABLE)
 		snprintf(why, why_size, "layers %u to %u of %s are ready on no node that answers this association just now (see: essaim ring %s)",
