@@ -13,14 +13,6 @@
 #include "proto/log.h"
 #include "proto/text.h"
 
-static yyjson_mut_doc *object(yyjson_mut_val **root)
-{
-	yyjson_mut_doc *doc = yyjson_mut_doc_new(NULL);
-	*root = yyjson_mut_obj(doc);
-	yyjson_mut_doc_set_root(doc, *root);
-	return doc;
-}
-
 void command_ranges_into(yyjson_mut_doc *doc, yyjson_mut_val *o, const char *key, const struct layer_range *ranges, size_t n)
 {
 	yyjson_mut_val *array = yyjson_mut_obj_add_arr(doc, o, key);
@@ -125,7 +117,7 @@ void command_models_into(struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val *
 static void done_with_model(struct daemon *d, struct control_request *r, const uint8_t model[KEY_BYTES])
 {
 	yyjson_mut_val *root;
-	yyjson_mut_doc *doc = object(&root);
+	yyjson_mut_doc *doc = json_object(&root);
 	const struct residency *residency = residency_find(d, model);
 	yyjson_mut_val *o = yyjson_mut_obj_add_obj(doc, root, "model");
 	if (residency && store_manifest(d->store, model))
@@ -137,7 +129,7 @@ void command_model_list(void *arg, struct control_request *r, yyjson_val *args)
 {
 	(void)args;
 	yyjson_mut_val *root;
-	yyjson_mut_doc *doc = object(&root);
+	yyjson_mut_doc *doc = json_object(&root);
 	command_models_into(arg, doc, yyjson_mut_obj_add_arr(doc, root, "models"), NULL);
 	control_done(r, doc);
 }
@@ -165,7 +157,7 @@ static void on_add_progress(void *arg, unsigned permille)
 {
 	struct adding *a = arg;
 	yyjson_mut_val *root;
-	yyjson_mut_doc *doc = object(&root);
+	yyjson_mut_doc *doc = json_object(&root);
 	yyjson_mut_obj_add_str(doc, root, "step", a->step);
 	yyjson_mut_obj_add_uint(doc, root, "permille", permille);
 	control_progress(a->request, doc);
@@ -360,7 +352,7 @@ static void on_pull_tick(uv_timer_t *timer)
 		control_fail(p->request, ERR_MODEL, "essaim model list", "%s", r->why[0] ? r->why : status.why);
 	} else {
 		yyjson_mut_val *root;
-		yyjson_mut_doc *doc = object(&root);
+		yyjson_mut_doc *doc = json_object(&root);
 		static const char *const states[] = {"idle", "checking", "fetching", "loading", "failed"};
 		yyjson_mut_obj_add_uint(doc, root, "bytes_wanted", status.bytes_wanted);
 		yyjson_mut_obj_add_uint(doc, root, "bytes_have", status.bytes_have);
@@ -419,7 +411,7 @@ void command_model_remove(void *arg, struct control_request *r, yyjson_val *args
 	}
 	const struct manifest_body *m = store_manifest(d->store, model);
 	yyjson_mut_val *root;
-	yyjson_mut_doc *doc = object(&root);
+	yyjson_mut_doc *doc = json_object(&root);
 	yyjson_mut_obj_add_str(doc, root, "id", json_hex(doc, model, KEY_BYTES));
 	yyjson_mut_obj_add_strcpy(doc, root, "name", m->name);
 	int err = records_approve(d, model, true);

@@ -8,14 +8,6 @@
 #include "daemon/daemon.h"
 #include "proto/text.h"
 
-static yyjson_mut_doc *object(yyjson_mut_val **root)
-{
-	yyjson_mut_doc *doc = yyjson_mut_doc_new(NULL);
-	*root = yyjson_mut_obj(doc);
-	yyjson_mut_doc_set_root(doc, *root);
-	return doc;
-}
-
 /* What a neighbour says that it holds, of models known here. */
 static void holds_into(struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val *array, const struct mesh_peer *p)
 {
@@ -62,7 +54,7 @@ void command_peers(void *arg, struct control_request *r, yyjson_val *args)
 {
 	(void)args;
 	yyjson_mut_val *root;
-	yyjson_mut_doc *doc = object(&root);
+	yyjson_mut_doc *doc = json_object(&root);
 	command_peers_into(arg, doc, yyjson_mut_obj_add_arr(doc, root, "peers"));
 	control_done(r, doc);
 }
@@ -128,7 +120,7 @@ void command_status(void *arg, struct control_request *r, yyjson_val *args)
 	(void)args;
 	struct daemon *d = arg;
 	yyjson_mut_val *root, *o;
-	yyjson_mut_doc *doc = object(&root);
+	yyjson_mut_doc *doc = json_object(&root);
 	yyjson_mut_obj_add_str(doc, root, "version", PACKAGE_VERSION);
 	yyjson_mut_obj_add_strcpy(doc, root, "home", d->home);
 	yyjson_mut_obj_add_strcpy(doc, root, "engine", stage_engine_name(d->stage));
@@ -183,7 +175,7 @@ void command_ring(void *arg, struct control_request *r, yyjson_val *args)
 	struct ring_plan plan = {0};
 	int err = route_plan(d->route, model, &plan, why, sizeof why);
 	yyjson_mut_val *root;
-	yyjson_mut_doc *doc = object(&root);
+	yyjson_mut_doc *doc = json_object(&root);
 	yyjson_mut_obj_add_str(doc, root, "model", json_hex(doc, model, KEY_BYTES));
 	yyjson_mut_obj_add_strcpy(doc, root, "name", manifest->name);
 	yyjson_mut_obj_add_bool(doc, root, "possible", !err);
@@ -212,7 +204,7 @@ void command_answered(void *arg, const struct route_result *result)
 	if (result->err || !result->n_stages)
 		return;
 	yyjson_mut_val *root;
-	yyjson_mut_doc *doc = object(&root);
+	yyjson_mut_doc *doc = json_object(&root);
 	yyjson_mut_obj_add_strcpy(doc, root, "model", result->model);
 	yyjson_mut_obj_add_uint(doc, root, "tokens", result->completion_tokens);
 	yyjson_mut_obj_add_uint(doc, root, "prompt_tokens", result->prompt_tokens);

@@ -10,14 +10,6 @@
 
 #define STEWARD_REMEDY "run this on the node where the association was made (it has keys/steward.key)"
 
-static yyjson_mut_doc *object(yyjson_mut_val **root)
-{
-	yyjson_mut_doc *doc = yyjson_mut_doc_new(NULL);
-	*root = yyjson_mut_obj(doc);
-	yyjson_mut_doc_set_root(doc, *root);
-	return doc;
-}
-
 /* --- invitations ----------------------------------------------------------------------------------- */
 
 void command_invite(void *arg, struct control_request *r, yyjson_val *args)
@@ -80,7 +72,7 @@ void command_invite(void *arg, struct control_request *r, yyjson_val *args)
 		return;
 	}
 	yyjson_mut_val *root;
-	yyjson_mut_doc *doc = object(&root);
+	yyjson_mut_doc *doc = json_object(&root);
 	yyjson_mut_obj_add_strcpy(doc, root, "url", url);
 	yyjson_mut_obj_add_strcpy(doc, root, "role", role);
 	yyjson_mut_obj_add_uint(doc, root, "expires", invitation.expires);
@@ -108,7 +100,7 @@ static void on_joined(void *arg, int err, const char *detail)
 		return;
 	}
 	yyjson_mut_val *root;
-	yyjson_mut_doc *doc = object(&root);
+	yyjson_mut_doc *doc = json_object(&root);
 	bool partner = j->invitation.role == INVITATION_PARTNER;
 	if (!partner) {
 		/* This node belongs to the inviter's association from now on. */
@@ -244,7 +236,7 @@ void command_agreement_list(void *arg, struct control_request *r, yyjson_val *ar
 {
 	(void)args;
 	yyjson_mut_val *root;
-	yyjson_mut_doc *doc = object(&root);
+	yyjson_mut_doc *doc = json_object(&root);
 	command_agreements_into(arg, doc, yyjson_mut_obj_add_arr(doc, root, "agreements"));
 	control_done(r, doc);
 }
@@ -253,7 +245,7 @@ void command_agreement_list(void *arg, struct control_request *r, yyjson_val *ar
 static void done_with_agreement(struct daemon *d, struct control_request *r, const uint8_t *grantor, const uint8_t *grantee)
 {
 	yyjson_mut_val *root;
-	yyjson_mut_doc *doc = object(&root);
+	yyjson_mut_doc *doc = json_object(&root);
 	yyjson_mut_val *array = yyjson_mut_arr(doc);
 	struct agreement_list l = {d, doc, array};
 	const struct record *record = trust_find(d->trust, RECORD_AGREEMENT, grantor, grantee, daemon_now(d));
@@ -367,7 +359,7 @@ void command_roster_list(void *arg, struct control_request *r, yyjson_val *args)
 	if (own_roster(d, r, &roster))
 		return;
 	yyjson_mut_val *root;
-	yyjson_mut_doc *doc = object(&root);
+	yyjson_mut_doc *doc = json_object(&root);
 	yyjson_mut_obj_add_strcpy(doc, root, "association", trust_association_name(d->trust, d->keys.association));
 	yyjson_mut_val *nodes = yyjson_mut_obj_add_arr(doc, root, "nodes");
 	for (size_t i = 0; i < roster.n_nodes; i++) {
@@ -418,7 +410,7 @@ void command_roster_remove(void *arg, struct control_request *r, yyjson_val *arg
 		return;
 	}
 	yyjson_mut_val *root;
-	yyjson_mut_doc *doc = object(&root);
+	yyjson_mut_doc *doc = json_object(&root);
 	yyjson_mut_obj_add_str(doc, root, "node", json_hex(doc, removed, KEY_BYTES));
 	yyjson_mut_obj_add_strcpy(doc, root, "name", name);
 	control_done(r, doc);
@@ -445,7 +437,7 @@ void command_steward_renew(void *arg, struct control_request *r, yyjson_val *arg
 		control_fail(r, err, NULL, "the steward key cannot be renewed: %s", err_str(err));
 	else {
 		yyjson_mut_val *root;
-		yyjson_mut_doc *doc = object(&root);
+		yyjson_mut_doc *doc = json_object(&root);
 		yyjson_mut_obj_add_uint(doc, root, "expires", daemon_now(d) + STEWARD_DAYS_MAX * 86400ull);
 		control_done(r, doc);
 	}
