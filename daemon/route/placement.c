@@ -359,22 +359,3 @@ out:
 	free(p.before);
 	return err;
 }
-
-size_t placement_missing(const struct placement_model *model, const struct placement_node *nodes, size_t n_nodes,
-			 struct layer_range *out, size_t max)
-{
-	size_t n = 0;
-	for (uint32_t layer = 0; layer < model->manifest->n_layer; layer++) {
-		bool there = false;
-		for (size_t i = 0; i < n_nodes && !there; i++)
-			for (size_t k = 0; k < nodes[i].n_placed && !there; k++)
-				there = layer >= nodes[i].placed[k].first && layer < nodes[i].placed[k].end;
-		if (there)
-			continue;
-		if (n && out[n - 1].end == layer)
-			out[n - 1].end++;
-		else if (n < max)
-			out[n++] = (struct layer_range){layer, layer + 1};
-	}
-	return n;
-}

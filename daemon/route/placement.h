@@ -43,8 +43,4 @@ uint64_t placement_cost(const struct placement_model *model, const struct layer_
 int placement_choose(const struct placement_model *model, const struct placement_node *nodes, size_t n_nodes, size_t self,
 		     struct layer_range ranges[RANGES_MAX], size_t *n_ranges);
 
-/* Layers that no node has placed; for status and messages. */
-size_t placement_missing(const struct placement_model *model, const struct placement_node *nodes, size_t n_nodes,
-			 struct layer_range *out, size_t max);
-
 #endif

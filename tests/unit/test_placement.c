@@ -622,31 +622,6 @@ static void an_engine_that_needs_more_memory_takes_less_and_leaves_the_others_wi
 	assert_memory_equal(&c.ranges[0], &two, sizeof two);
 }
 
-static void layers_that_nobody_has_are_listed(void **state)
-{
-	struct scene s = {.random = 1};
-	struct layer_range out[4];
-	make_model(&s, 12, 60000, 100000, 0, 1);
-	add_node(&s, 0, true);
-	add_node(&s, 0, false);
-	assert_int_equal(placement_missing(&s.model, s.nodes, 2, out, 4), 1);
-	assert_int_equal(out[0].first, 0);
-	assert_int_equal(out[0].end, 12);
-	s.nodes[0].n_placed = 2;
-	s.nodes[0].placed[0] = (struct layer_range){0, 1};
-	s.nodes[0].placed[1] = (struct layer_range){11, 12};
-	s.nodes[1].n_placed = 1;
-	s.nodes[1].placed[0] = (struct layer_range){4, 6};
-	assert_int_equal(placement_missing(&s.model, s.nodes, 2, out, 4), 2);
-	assert_int_equal(out[0].first, 1);
-	assert_int_equal(out[0].end, 4);
-	assert_int_equal(out[1].first, 6);
-	assert_int_equal(out[1].end, 11);
-	assert_int_equal(placement_missing(&s.model, s.nodes, 2, out, 1), 1);
-	s.nodes[1].placed[0] = (struct layer_range){1, 11};
-	assert_int_equal(placement_missing(&s.model, s.nodes, 2, out, 4), 0);
-}
-
 /* Adverts come from others: what they say may be anything that record.h lets through. */
 static void adverts_that_make_no_sense_do_no_harm(void **state)
 {
@@ -690,7 +665,6 @@ int main(void)
 		cmocka_unit_test(a_budget_below_one_layer_is_said),
 		cmocka_unit_test(memory_counts_what_sessions_and_computing_take),
 		cmocka_unit_test(an_engine_that_needs_more_memory_takes_less_and_leaves_the_others_windows),
-		cmocka_unit_test(layers_that_nobody_has_are_listed),
 		cmocka_unit_test(adverts_that_make_no_sense_do_no_harm),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
