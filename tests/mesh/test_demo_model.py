@@ -24,7 +24,7 @@ class DemoModel(unittest.TestCase):
             node.start()
             try:
                 node.wait_until_up()
-                said = subprocess.run(["essaim", "--home", node.home, "--json", "chat"], input=b"What is a ring?", stdout=subprocess.PIPE, timeout=120)
+                said = subprocess.run(["essaim", "--home", node.home, "--json", "chat", "--temperature", "0"], input=b"What is a ring?", stdout=subprocess.PIPE, timeout=120)
                 self.assertEqual(said.returncode, 0, said.stdout)
                 self.assertIn("stages", json.loads(said.stdout.splitlines()[-1])["answer"])
                 with open(os.path.join(TOP, "contrib/demo-model/eval/greedy.tsv"), encoding="utf-8") as f:
