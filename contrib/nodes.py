@@ -22,13 +22,15 @@ class Stuck(Failed):
 
 class Node:
     """One essaimd with its home under folder. settings: {"section.key": value}; ports are any free ones, on loopback. association: its name (the
-    node's own when not said), or False for a node that will join one."""
+    node's own when not said), or False for a node that will join one. within: words before every command, those that put it into a
+    machine of its own; the settings are then all there are."""
 
-    def __init__(self, name, folder, memory, settings, association=None, demo_model=False):
+    def __init__(self, name, folder, memory, settings, association=None, demo_model=False, within=()):
         self.name, self.home = name, os.path.join(folder, name.lower())
         self.log_path = self.home + ".log"
+        self.within = list(within)
         self.process = None
-        every = {"link.listen": "127.0.0.1", "link.port": 0, "http.port": 0, "torrent.listen": "127.0.0.1", "torrent.port": 0}
+        every = {} if within else {"link.listen": "127.0.0.1", "link.port": 0, "http.port": 0, "torrent.listen": "127.0.0.1", "torrent.port": 0}
         options = []
         for key, value in {**every, **settings}.items():
             options += ["--set", "%s=%s" % (key, value)]
@@ -38,7 +40,7 @@ class Node:
 
     def essaim(self, *args, ok=True):
         """Runs one command with --json and returns its object."""
-        done = subprocess.run(["essaim", "--home", self.home, "--json", *args], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+        done = subprocess.run([*self.within, "essaim", "--home", self.home, "--json", *args], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
         lines = done.stdout.decode("utf-8", "replace").strip().splitlines()
         answer = json.loads(lines[-1]) if lines else {}
         if ok and done.returncode:
@@ -47,10 +49,11 @@ class Node:
                                                  "\n  -> " + error["remedy"] if error.get("remedy") else ""))
         return answer
 
-    def start(self):
+    def start(self, environment=None):
         log = open(self.log_path, "ab")
         # In a session of its own: Ctrl-C at the terminal is not meant for it.
-        self.process = subprocess.Popen(["essaimd", "--home", self.home], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        self.process = subprocess.Popen([*self.within, "essaimd", "--home", self.home], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                        start_new_session=True, env={**os.environ, **(environment or {})})
         log.close()
 
     def wait_until_up(self):

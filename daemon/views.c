@@ -159,6 +159,9 @@ size_t views_models(void *arg, struct route_model *out, size_t max)
 			snprintf(m->why, sizeof m->why, "its weights are still arriving here");
 		} else if (r->why[0]) {
 			snprintf(m->why, sizeof m->why, "%.190s", r->why);
+		} else if (err == ERR_DENIED && d->config.share_home) {
+			m->state = ROUTE_ARRIVING;
+			snprintf(m->why, sizeof m->why, "its first and last layers are not loaded here yet");
 		} else if (err == ERR_DENIED) {
 			snprintf(m->why, sizeof m->why, "this node does not keep the first and last layers ([share] home = no): ask at a node that does");
 		} else {

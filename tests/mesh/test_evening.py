@@ -1,0 +1,242 @@
+#!/usr/bin/env python3
+"""The first evening of doc/OPERATING.md, on three machines that are network namespaces: from nothing to the first answer, and what
+may go wrong afterwards.
+
+    ruche (Abeilles)            pc (Abeilles)                 nid (Bourdons)
+    IPv4 and IPv6               IPv4, behind a router that    IPv6 only
+    192.0.2.2, 2001:db8:1::2    masquerades and lets          2001:db8:3::2
+          |                     nothing in                         |
+          |                          |                             |
+          +------- the internet -----+-----------------------------+
+
+pc and nid have no way to each other but through ruche.
+SPDX-License-Identifier: AGPL-3.0-or-later
+"""
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+TOP = os.environ.get("ESSAIM_TOP", os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.join(TOP, "contrib"))
+from nodes import Node, Stuck, wait_for  # noqa: E402
+
+FIRST_ANSWER_S = 60                     # from `invite` to an answer, where the weights are at hand
+NAT = """
+add table ip nat
+add chain ip nat out { type nat hook postrouting priority srcnat; }
+add rule ip nat out oifname "wan" masquerade
+add table inet door
+add chain inet door in { type filter hook forward priority filter; policy drop; }
+add rule inet door in iifname "lan" accept
+add rule inet door in ct state established,related accept
+"""
+
+
+class Machine:
+    """A network namespace, as long as its holder lives."""
+
+    def __init__(self):
+        self.holder = subprocess.Popen(["unshare", "--net", "sh", "-c", "echo; exec cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.holder.stdout.readline()
+        self.within = ["nsenter", "--net=/proc/%d/ns/net" % self.holder.pid]
+        self.run("ip", "link", "set", "lo", "up")
+
+    def run(self, *command, **more):
+        return subprocess.run([*self.within, *command], check=True, stdout=subprocess.PIPE, **more).stdout
+
+    def address(self, device, *addresses):
+        for address in addresses:
+            self.run("ip", "addr", "add", address, "dev", device, *(["nodad"] if ":" in address else []))
+        self.run("ip", "link", "set", device, "up")
+
+    def gateway(self, *addresses):
+        for address in addresses:
+            self.run("ip", "-6" if ":" in address else "-4", "route", "add", "default", "via", address)
+
+    def forward(self):
+        self.run("sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding")
+
+    def close(self):
+        self.holder.stdin.close()
+        self.holder.stdout.close()
+        self.holder.wait()
+
+
+def wire(a, name_a, b, name_b):
+    a.run("ip", "link", "add", "name", name_a, "type", "veth", "peer", "name", name_b, "netns", str(b.holder.pid))
+
+
+def not_permitted():
+    """Why this machine cannot play the evening, or None."""
+    for command in (["unshare", "--net", "true"], ["ip", "-Version"], ["nft", "--version"], ["nsenter", "--version"]):
+        try:
+            done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        except FileNotFoundError:
+            return "%s is not installed (contrib/packages.txt)" % command[0]
+        if done.returncode:
+            return "%s: %s" % (" ".join(command), done.stderr.decode("utf-8", "replace").strip() or "refused")
+    return None
+
+
+class Evening(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = tempfile.TemporaryDirectory(prefix="essaim-test.")
+        cls.nodes, cls.machines = [], []
+        cls.file = os.path.join(cls.folder.name, "tiny.gguf")
+        subprocess.run([sys.executable, os.path.join(TOP, "tests/tools/make_model.py"), cls.file, "--layers", "8", "--embd", "256", "--ffn",
+                        "512", "--heads", "4", "--kv-heads", "2", "--vocab", "512", "--name", "tiny"], check=True)
+        internet, ruche, box, pc, nid = cls.machines = [Machine() for _ in range(5)]
+        cls.nid_machine = nid
+        wire(ruche, "eth0", internet, "ruche")
+        wire(box, "wan", internet, "box")
+        wire(pc, "eth0", box, "lan")
+        wire(nid, "eth0", internet, "nid")
+        internet.address("ruche", "192.0.2.1/24", "2001:db8:1::1/64")
+        internet.address("box", "198.51.100.1/24")
+        internet.address("nid", "2001:db8:3::1/64")
+        ruche.address("eth0", "192.0.2.2/24", "2001:db8:1::2/64")
+        ruche.gateway("192.0.2.1", "2001:db8:1::1")
+        box.address("wan", "198.51.100.2/24")
+        box.address("lan", "192.168.1.1/24")
+        box.gateway("198.51.100.1")
+        box.run("nft", "-f", "-", input=NAT.encode())
+        pc.address("eth0", "192.168.1.2/24")
+        pc.gateway("192.168.1.1")
+        nid.address("eth0", "2001:db8:3::2/64")
+        nid.gateway("2001:db8:3::1")
+        internet.forward()
+        box.forward()
+        cls.within = {"ruche": ruche.within, "pc": pc.within, "nid": nid.within}
+
+    @classmethod
+    def tearDownClass(cls):
+        for node in cls.nodes:
+            node.stop()
+        for node in cls.nodes:
+            node.reap()
+        for machine in cls.machines:
+            machine.close()
+        cls.folder.cleanup()
+
+    def node(self, name, memory, association):
+        node = Node(name, self.folder.name, memory, {}, association, within=self.within[name])
+        self.nodes.append(node)
+        node.start()
+        node.wait_until_up()
+        return node
+
+    def answer(self, node, *more):
+        done = node.essaim("chat", "tiny", "bonjour", "--completion", "--max-tokens", "4", "--temperature", "0", *more)
+        self.assertEqual(done["finish"], "length")
+        return done
+
+    def answers(self, node, *more):
+        """Its answer, when it has one."""
+        done = node.essaim("chat", "tiny", "bonjour", "--completion", "--max-tokens", "4", "--temperature", "0", *more, ok=False)
+        return done if done.get("finish") == "length" else None
+
+    def linked(self, node, *others):
+        up = {p["name"] for p in node.essaim("peers")["peers"] if p["up"]}
+        return up >= {other.name for other in others}
+
+    def warned(self, node, *words):
+        """The warning of `essaim status` that has all these words."""
+        for w in node.essaim("status")["warnings"]:
+            text = w["text"] + " " + w["remedy"]
+            if all(word in text for word in words):
+                return text
+        return None
+
+    def all_is_well(self):
+        ruche, pc, nid = self.nodes
+        wait_for("ruche to reach both", lambda: self.linked(ruche, pc, nid))
+        for node in self.nodes:
+            wait_for("%s to answer" % node.name, lambda: self.answers(node))
+
+    def restart(self, node, environment=None):
+        node.stop()
+        node.reap()
+        node.start(environment)
+        node.wait_until_up()
+
+    def test_evening(self):
+        self.walk()
+        self.reboot()
+        self.changed_address()
+
+    # --- from nothing to the first answer: OPERATING.md, steps 1 to 6 ---------------------------------
+
+    def walk(self):
+        ruche = self.node("ruche", "1G", "Abeilles")
+        self.assertTrue(self.warned(ruche, "root key"))
+        os.rename(os.path.join(ruche.home, "keys/root.key"), os.path.join(self.folder.name, "root.key"))
+        self.assertFalse(self.warned(ruche, "root key"))
+
+        began = time.monotonic()
+        invited = ruche.essaim("invite", "--node")
+        self.assertEqual(invited["addresses"], ["192.0.2.2:7740", "[2001:db8:1::2]:7740"])
+        pc = self.node("pc", "1G", False)
+        pc.essaim("join", invited["url"])
+        self.restart(pc)
+        wait_for("the roster to name both", lambda: {n["name"] for n in ruche.essaim("roster", "list")["nodes"]} == {"ruche", "pc"})
+        wait_for("pc to reach ruche", lambda: self.linked(pc, ruche))
+        ruche.essaim("model", "add", self.file, "--licence", "Apache-2.0")
+        wait_for("ruche to answer", lambda: self.answers(ruche))
+        wait_for("pc to answer", lambda: self.answers(pc))
+        self.note("from `invite --node` to the joiner's first answer, the model published between", began)
+
+        nid = self.node("nid", "1G", "Bourdons")
+        began = time.monotonic()
+        joined = nid.essaim("join", ruche.essaim("invite", "--partner")["url"])
+        self.assertEqual(joined["association_name"], "Abeilles")
+        nid.essaim("agreement", "accept", "Abeilles")
+        nid.essaim("agreement", "offer", "Abeilles")
+        wait_for("Abeilles to hear the offer", lambda: not ruche.essaim("agreement", "accept", "Bourdons", ok=False).get("error"))
+        wait_for("Bourdons to hear of the model", lambda: nid.model("tiny"))
+        nid.essaim("model", "pull", "tiny")
+        self.answer(nid)
+        self.note("from `invite --partner` to the partner's first answer", began)
+
+    def note(self, what, began):
+        took = time.monotonic() - began
+        print("%s: %.1f s" % (what, took), flush=True)
+        self.assertLess(took, FIRST_ANSWER_S)
+
+    # --- afterwards -------------------------------------------------------------------------------------
+
+    def reboot(self):
+        for node in self.nodes:
+            node.process.kill()
+        for node in self.nodes:
+            node.reap()
+            node.start()
+        for node in self.nodes:
+            node.wait_until_up()
+        began = time.monotonic()
+        self.all_is_well()
+        print("after all were killed at once, all answered within %.1f s" % (time.monotonic() - began), flush=True)
+
+    def changed_address(self):
+        nid = self.nid_machine
+        nid.run("ip", "addr", "del", "2001:db8:3::2/64", "dev", "eth0")
+        nid.address("eth0", "2001:db8:3::77/64")
+        nid.run("ip", "-6", "route", "replace", "default", "via", "2001:db8:3::1")
+        began = time.monotonic()
+        wait_for("ruche to reach nid where it is now",
+                 lambda: any(p["name"] == "nid" and p["up"] and "3::77" in p["address"] for p in self.nodes[0].essaim("peers")["peers"]))
+        self.all_is_well()
+        print("nid's new address was found within %.1f s" % (time.monotonic() - began), flush=True)
+
+
+if __name__ == "__main__":
+    why = not_permitted()
+    if why:
+        print("skipped: the evening needs network namespaces of its own: " + why)
+        sys.exit(77)
+    unittest.main(verbosity=2)
