@@ -99,6 +99,8 @@ bool json_bool(yyjson_val *object, const char *key);
 
 /* --- commands: argv[0] is the command's own name; the result is an exit status ------------------------------ */
 int command_init(struct cli *cli, int argc, char **argv);
+int command_pause(struct cli *cli, int argc, char **argv);
+int command_resume(struct cli *cli, int argc, char **argv);
 int command_status(struct cli *cli, int argc, char **argv);
 int command_peers(struct cli *cli, int argc, char **argv);
 int command_ring(struct cli *cli, int argc, char **argv);

@@ -1,6 +1,8 @@
-/* status, peers, ring. SPDX-License-Identifier: AGPL-3.0-or-later */
+/* status, pause, resume, peers, ring. SPDX-License-Identifier: AGPL-3.0-or-later */
+#include <getopt.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli/cli.h"
 
@@ -76,7 +78,7 @@ static void print_status_models(struct cli *cli, yyjson_val *models)
 			field(cli, "weights here", line);
 		}
 		yyjson_val *engine = yyjson_obj_get(m, "engine");
-		if (json_uint(engine, "sessions")) {
+		if (json_uint(engine, "sessions") && !strcmp(state, "ready")) {
 			snprintf(line, sizeof line, "%llu of %llu conversations", (unsigned long long)json_uint(engine, "sessions_open"),
 				 (unsigned long long)json_uint(engine, "sessions"));
 			field(cli, "in use", line);
@@ -84,14 +86,11 @@ static void print_status_models(struct cli *cli, yyjson_val *models)
 	}
 }
 
-int command_status(struct cli *cli, int argc, char **argv)
+static void print_status(struct cli *cli, yyjson_val *s)
 {
-	yyjson_doc *doc;
-	int status = call_plain(cli, argc, argv, "status", &doc);
-	if (status || client_print_json(cli, doc))
-		return status;
-	yyjson_val *s = client_result(doc), *node = yyjson_obj_get(s, "node"), *association = yyjson_obj_get(s, "association"),
-		   *ports = yyjson_obj_get(s, "ports"), *budget = yyjson_obj_get(s, "budget"), *o;
+	yyjson_val *node = yyjson_obj_get(s, "node"), *association = yyjson_obj_get(s, "association"),
+		   *ports = yyjson_obj_get(s, "ports"), *budget = yyjson_obj_get(s, "budget"),
+		   *sharing = yyjson_obj_get(s, "sharing"), *o;
 	char line[400], a[16], b[16], ago[32];
 	size_t i, n;
 	printf("%snode%s: %s%s%s\n", green(cli, true), green(cli, false), bold(cli, true), json_text(node, "name"), bold(cli, false));
@@ -102,8 +101,9 @@ int command_status(struct cli *cli, int argc, char **argv)
 	snprintf(line, sizeof line, "links %llu, HTTP %s:%llu, weights %llu", (unsigned long long)json_uint(ports, "link"), json_text(s, "http_host"),
 		 (unsigned long long)json_uint(ports, "http"), (unsigned long long)json_uint(ports, "torrent"));
 	field(cli, "ports", line);
-	snprintf(line, sizeof line, "%s, %s of it placed%s%s", bytes_text(json_uint(budget, "bytes"), a), bytes_text(json_uint(budget, "used"), b),
-		 strcmp(json_text(budget, "counts"), "weights") ? "" : " (weights only are counted)", json_bool(s, "paused") ? "; paused" : "");
+	snprintf(line, sizeof line, "%s, %s of it placed%s%s%s", bytes_text(json_uint(budget, "bytes"), a), bytes_text(json_uint(budget, "used"), b),
+		 strcmp(json_text(budget, "counts"), "weights") ? "" : " (weights only are counted)", strcmp(json_text(sharing, "state"), "open") ? "; nothing just now: " : "",
+		 strcmp(json_text(sharing, "state"), "open") ? json_text(sharing, "text") : "");
 	field(cli, "shares", line);
 	field(cli, "running for", ago_text(json_uint(s, "started"), ago));
 	print_status_models(cli, yyjson_obj_get(s, "models"));
@@ -142,8 +142,106 @@ int command_status(struct cli *cli, int argc, char **argv)
 		fold_print(stdout, 9, 2, "%s", json_text(o, "text"));
 		fold_print(stdout, 0, 5, "  -> %s", json_text(o, "remedy"));
 	}
+}
+
+static int status_once(struct cli *cli)
+{
+	yyjson_doc *doc;
+	int status = client_call(cli, "status", NULL, NULL, NULL, &doc);
+	if (status || client_print_json(cli, doc))
+		return status;
+	print_status(cli, client_result(doc));
 	yyjson_doc_free(doc);
 	return EXIT_DONE;
+}
+
+#define WATCH_SECONDS 1
+
+/* In place, until it is interrupted: the screen is replaced by one write, so that it does not flicker. */
+static int status_watch(struct cli *cli)
+{
+	static char buffer[1 << 16];
+	if (!cli->terminal)
+		return cli_usage(cli, "status", "--watch needs a terminal; for programs there is --json");
+	setvbuf(stdout, buffer, _IOFBF, sizeof buffer);
+	for (;;) {
+		fputs("\033[H\033[2J", stdout);
+		int status = status_once(cli);
+		fflush(stdout);
+		if (status)
+			return status;
+		sleep(WATCH_SECONDS);
+	}
+}
+
+int command_status(struct cli *cli, int argc, char **argv)
+{
+	static const struct option options[] = {{"watch", no_argument, NULL, 'w'}, {NULL, 0, NULL, 0}};
+	bool watch = false;
+	int option;
+	while ((option = getopt_long(argc, argv, "w", options, NULL)) != -1) {
+		if (option != 'w')
+			return cli_usage(cli, "status", "that is no option of status");
+		watch = true;
+	}
+	if (optind < argc)
+		return cli_usage(cli, "status", "status takes nothing more");
+	return watch ? status_watch(cli) : status_once(cli);
+}
+
+/* "90", "30m", "2h", "1d" in seconds; 0: not a duration. */
+static uint64_t duration_of(const char *text)
+{
+	char *end;
+	unsigned long long n = strtoull(text, &end, 10), unit = 0;
+	static const struct { const char *suffix; unsigned seconds; } units[] = {{"", 1}, {"s", 1}, {"m", 60}, {"h", 3600}, {"d", 86400}};
+	for (size_t i = 0; i < sizeof units / sizeof *units; i++)
+		if (!strcmp(end, units[i].suffix))
+			unit = units[i].seconds;
+	return end == text || text[0] == '-' || n * unit > 366 * 86400ull || n > 366 * 86400ull ? 0 : n * unit;
+}
+
+static int call_sharing(struct cli *cli, const char *command, yyjson_mut_doc *args)
+{
+	yyjson_doc *doc;
+	int status = client_call(cli, command, args, NULL, NULL, &doc);
+	if (status || client_print_json(cli, doc))
+		return status;
+	yyjson_val *sharing = client_result(doc);
+	if (strcmp(json_text(sharing, "state"), "open"))
+		printf("This node shares nothing just now: %s.\n", json_text(sharing, "text"));
+	else
+		printf("This node shares again.\n");
+	yyjson_doc_free(doc);
+	return EXIT_DONE;
+}
+
+int command_pause(struct cli *cli, int argc, char **argv)
+{
+	static const struct option options[] = {{"for", required_argument, NULL, 'f'}, {NULL, 0, NULL, 0}};
+	uint64_t seconds = 0;
+	int option;
+	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
+		if (option != 'f')
+			return cli_usage(cli, "pause", "that is no option of pause");
+		seconds = duration_of(optarg);
+		if (!seconds)
+			return cli_usage(cli, "pause", "'%s' is no duration: write 30m, 2h or 1d, at most a year", optarg);
+	}
+	if (optind < argc)
+		return cli_usage(cli, "pause", "pause takes nothing more");
+	yyjson_mut_val *args;
+	yyjson_mut_doc *request = client_args(&args);
+	if (seconds)
+		yyjson_mut_obj_add_uint(request, args, "seconds", seconds);
+	return call_sharing(cli, "pause", request);
+}
+
+int command_resume(struct cli *cli, int argc, char **argv)
+{
+	if (argc > 1)
+		return cli_usage(cli, argv[0], "%s takes nothing more", argv[0]);
+	return call_sharing(cli, "resume", NULL);
 }
 
 int command_ring(struct cli *cli, int argc, char **argv)

@@ -17,7 +17,9 @@ static const struct {
 } commands[] = {
 	{"init", command_init, "[--association NAME | --joining] [--name NAME] [--memory SIZE] [--demo-model] [--set SECTION.KEY=VALUE]...",
 	 "make a home: keys, configuration, an association"},
-	{"status", command_status, "", "who this node is, who sees it, what it shares, what is wrong"},
+	{"status", command_status, "[--watch]", "who this node is, who sees it, what it shares, what is wrong"},
+	{"pause", command_pause, "[--for DURATION]", "share nothing, until resume or for a while (30m, 2h, 1d); memory is given back"},
+	{"resume", command_resume, "", "share again after a pause"},
 	{"peers", command_peers, "", "the other nodes and the links to them"},
 	{"invite", command_invite, "--partner | --node [--address HOST:PORT]... [--hours N]", "let another association, or another node of this one, in"},
 	{"join", command_join, "URL", "use an invitation"},

@@ -8,6 +8,8 @@
 
 const struct control_command command_table[] = {
 	{"status", command_status},
+	{"pause", command_pause},
+	{"resume", command_resume},
 	{"peers", command_peers},
 	{"ring", command_ring},
 	{"disclosure", command_disclosure},

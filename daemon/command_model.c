@@ -45,13 +45,13 @@ static void parts_into(yyjson_mut_doc *doc, yyjson_mut_val *o, const struct mani
 	yyjson_mut_obj_add_uint(doc, parts, "layer", largest);
 }
 
-static const char *state_of(const struct residency *r, const struct store_status *status)
+static const char *state_of(const struct daemon *d, const struct residency *r, const struct store_status *status)
 {
 	if (r->state == STAGE_READY && r->n_placed && !r->start_pending)
 		return "ready";
 	if (r->state == STAGE_QUARANTINED || r->state == STAGE_FAILED || status->state == STORE_FAILED)
 		return "failed";
-	return r->n_placed ? "arriving" : "idle";
+	return r->n_placed && sharing_is_open(&d->sharing) ? "arriving" : "idle";
 }
 
 static void model_into(struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val *o, const struct residency *r)
@@ -78,7 +78,7 @@ static void model_into(struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val *o,
 	yyjson_mut_obj_add_bool(doc, o, "splittable", m->splittable);
 	yyjson_mut_obj_add_bool(doc, o, "approved", r->approved);
 	yyjson_mut_obj_add_bool(doc, o, "chat_template", m->chat_template);
-	yyjson_mut_obj_add_str(doc, o, "state", state_of(r, &status));
+	yyjson_mut_obj_add_str(doc, o, "state", state_of(d, r, &status));
 	command_ranges_into(doc, o, "placed", r->placed, r->n_placed);
 	command_ranges_into(doc, o, "resident", info.ranges, info.state == STAGE_READY ? info.n_ranges : 0);
 	yyjson_mut_val *engine = yyjson_mut_obj_add_obj(doc, o, "engine");

@@ -115,6 +115,47 @@ static void warnings_into(struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val 
 	}
 }
 
+static void sharing_into(const struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val *o)
+{
+	static const char *const states[] = {"open", "paused", "hours", "busy"};
+	char text[200];
+	yyjson_mut_obj_add_str(doc, o, "state", states[d->sharing.state]);
+	yyjson_mut_obj_add_strcpy(doc, o, "text", sharing_text(d, text, sizeof text));
+	yyjson_mut_obj_add_bool(doc, o, "idle_only", d->config.sharing.idle_only);
+}
+
+void command_pause(void *arg, struct control_request *r, yyjson_val *args)
+{
+	struct daemon *d = arg;
+	uint64_t seconds = yyjson_get_uint(yyjson_obj_get(args, "seconds")), now = daemon_now(d);
+	int err = sharing_pause(d, !seconds || seconds >= SHARING_FOR_EVER - now ? SHARING_FOR_EVER : now + seconds);
+	if (err) {
+		control_fail(r, err, "see whether the disk is full", "sharing is paused now, but the pause could not be written down: it ends when essaimd ends (%s)",
+			     err_str(err));
+		return;
+	}
+	yyjson_mut_val *root;
+	yyjson_mut_doc *doc = json_object(&root);
+	sharing_into(d, doc, root);
+	control_done(r, doc);
+}
+
+void command_resume(void *arg, struct control_request *r, yyjson_val *args)
+{
+	(void)args;
+	struct daemon *d = arg;
+	int err = sharing_pause(d, 0);
+	if (err) {
+		control_fail(r, err, "delete the file 'paused' in the home", "sharing goes on now, but the pause that was written down could not be removed (%s)",
+			     err_str(err));
+		return;
+	}
+	yyjson_mut_val *root;
+	yyjson_mut_doc *doc = json_object(&root);
+	sharing_into(d, doc, root);
+	control_done(r, doc);
+}
+
 void command_status(void *arg, struct control_request *r, yyjson_val *args)
 {
 	(void)args;
@@ -137,7 +178,7 @@ void command_status(void *arg, struct control_request *r, yyjson_val *args)
 	yyjson_mut_obj_add_uint(doc, o, "http", api_port(d->api));
 	yyjson_mut_obj_add_uint(doc, o, "torrent", store_port(d->store));
 	yyjson_mut_obj_add_strcpy(doc, root, "http_host", d->config.http_listen);
-	yyjson_mut_obj_add_bool(doc, root, "paused", d->config.share_paused);
+	sharing_into(d, doc, yyjson_mut_obj_add_obj(doc, root, "sharing"));
 	yyjson_mut_obj_add_bool(doc, root, "draining", d->draining);
 	o = yyjson_mut_obj_add_obj(doc, root, "budget");
 	yyjson_mut_obj_add_uint(doc, o, "bytes", d->config.share_memory);

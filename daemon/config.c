@@ -126,7 +126,23 @@ static int set_share_home(struct config *c, const char *v)
 }
 static int set_share_paused(struct config *c, const char *v)
 {
-	return set_bool(v, &c->share_paused);
+	return set_bool(v, &c->sharing.paused);
+}
+static int set_share_hours(struct config *c, const char *v)
+{
+	return sharing_parse_hours(v, &c->sharing.hours);
+}
+static int set_share_idle_only(struct config *c, const char *v)
+{
+	return set_bool(v, &c->sharing.idle_only);
+}
+static int set_share_idle_minutes(struct config *c, const char *v)
+{
+	return set_u32(v, 0, 1440, &c->sharing.idle_minutes);
+}
+static int set_share_busy_percent(struct config *c, const char *v)
+{
+	return set_u32(v, 1, 10000, &c->sharing.busy_percent);
 }
 static int set_share_threads(struct config *c, const char *v)
 {
@@ -181,6 +197,10 @@ const struct config_key config_schema[] = {
 	{"share", "counts", "all", false, "what the budget counts: all, or weights (demonstrations with tiny models)", set_share_counts},
 	{"share", "home", "yes", true, "answer here: keep the first and last layers, so that text stays on this node", set_share_home},
 	{"share", "paused", "no", true, "share nothing for now", set_share_paused},
+	{"share", "hours", "always", true, "when: always, or [mon-fri ]22:00-07:00, ... in local time", set_share_hours},
+	{"share", "idle_only", "no", true, "share only while nobody else works on this machine", set_share_idle_only},
+	{"share", "idle_minutes", "5", true, "with idle_only: how long it must have been idle", set_share_idle_minutes},
+	{"share", "busy_percent", "30", true, "with idle_only: others' work that counts as somebody working, in percent of one core", set_share_busy_percent},
 	{"share", "threads", "auto", false, "threads for computing; auto: one a core", set_share_threads},
 	{"share", "context", "2048", false, "tokens of context promised to a conversation (or the model's own, if smaller)", set_share_context},
 	{"share", "sessions", "4", false, "conversations at once on one model", set_share_sessions},

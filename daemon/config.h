@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "daemon/sharing.h"
 #include "proto/log.h"
 #include "proto/record.h"
 
@@ -25,7 +26,8 @@ struct config {
 	char torrent_listen[ADDRESS_SIZE];
 	uint16_t torrent_port;
 	uint64_t share_memory;                           /* bytes; 0: shares nothing */
-	bool share_weights_only, share_home, share_paused;
+	bool share_weights_only, share_home;
+	struct sharing_rule sharing;
 	uint32_t share_threads, share_context, share_sessions;
 	char engine_path[512];
 	uint64_t engine_data_limit;                      /* bytes; 0: none */

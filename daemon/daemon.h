@@ -5,6 +5,7 @@
  *   config.c        essaim.conf
  *   records.c       this node's own records (card, advert, steward's), saving all records
  *   residency.c     placement -> store -> stage: what this node holds and runs
+ *   sharing_watch.c when it shares: opens and closes (rules: sharing.h; load: machine.h)
  *   views.c         read-only views for route, permission for ring, metrics
  *   command_*.c     what the command line asks for, over control/
  *
@@ -19,6 +20,7 @@
 #include "daemon/config.h"
 #include "daemon/control/control.h"
 #include "daemon/ledger/ledger.h"
+#include "daemon/machine.h"
 #include "daemon/mesh/mesh.h"
 #include "daemon/ring/ring.h"
 #include "daemon/route/placement.h"
@@ -42,6 +44,13 @@ struct residency {
 	uint64_t retry_at;                          /* monotonic ms; 0: not waiting */
 	unsigned attempts;
 	char why[400];
+};
+
+/* The machine's load is the difference between two looks; [0] is the later one. Owner: sharing_watch.c. */
+struct machine_samples {
+	unsigned n;
+	uint64_t at[2];                             /* monotonic ms */
+	struct machine_ticks ticks[2];
 };
 
 struct daemon {
@@ -71,6 +80,10 @@ struct daemon {
 	bool placement_due;
 	uint64_t placement_at, torrent_peers_at;    /* monotonic ms */
 	uint64_t trust_generation;
+
+	struct sharing sharing;
+	struct machine_samples machine;
+	uint64_t unload_at;                         /* monotonic ms: when closed, engines end then; 0: nothing to do */
 
 	bool advert_due, card_due, saving, save_due;
 	uint64_t advert_at, card_at, roster_at, save_at;     /* monotonic ms of the next */
@@ -108,8 +121,16 @@ void residency_refresh(struct daemon *d);                /* manifests, approvals
 struct residency *residency_find(struct daemon *d, const uint8_t model[KEY_BYTES]);
 void residency_on_store(void *arg, const uint8_t model[KEY_BYTES]);
 void residency_on_stage(void *arg, const uint8_t model[KEY_BYTES], enum stage_state state, const char *why);
+void residency_unload(struct daemon *d);                 /* sharing closed: engines end; what was placed stays placed */
+void residency_open(struct daemon *d);                   /* and open again: load it */
 uint64_t residency_used(const struct daemon *d);
 uint32_t residency_context(const struct daemon *d, const struct manifest_body *manifest);
+
+/* sharing_watch.c */
+void sharing_start(struct daemon *d);
+void sharing_tick(struct daemon *d);
+int sharing_pause(struct daemon *d, uint64_t until);     /* Unix seconds, SHARING_FOR_EVER, or 0: no longer */
+char *sharing_text(const struct daemon *d, char *out, size_t size);     /* "paused for another 2 h"; returns out */
 
 /* views.c */
 size_t views_models(void *arg, struct route_model *out, size_t max);
@@ -123,7 +144,7 @@ void views_publisher(const struct daemon *d, const uint8_t model[KEY_BYTES], cha
 
 /* command_*.c */
 extern const struct control_command command_table[];
-control_handler command_status, command_peers, command_disclosure, command_ring;
+control_handler command_status, command_pause, command_resume, command_peers, command_disclosure, command_ring;
 control_handler command_invite, command_join, command_agreement_offer, command_agreement_accept, command_agreement_revoke,
 	command_agreement_list, command_roster_list, command_roster_remove, command_steward_renew;
 control_handler command_model_add, command_model_list, command_model_pull, command_model_remove, command_model_clear;

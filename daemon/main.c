@@ -304,6 +304,7 @@ static int start_clock(struct daemon *d, char *why, size_t size)
 	d->tick.data = d;
 	uv_timer_start(&d->tick, on_tick, 10, TICK_MS);
 	d->card_due = d->advert_due = true;
+	sharing_start(d);
 	residency_refresh(d);
 	return 0;
 }
@@ -445,7 +446,7 @@ static void on_reload_signal(uv_signal_t *handle, int number)
 	memcpy(c->addresses, fresh.addresses, sizeof c->addresses);
 	c->share_memory = fresh.share_memory;
 	c->share_home = fresh.share_home;
-	c->share_paused = fresh.share_paused;
+	c->sharing = fresh.sharing;
 	c->watts = fresh.watts;
 	c->log_level = fresh.log_level;
 	log_set_level(c->log_level);
@@ -465,6 +466,7 @@ static void on_tick(uv_timer_t *timer)
 	trust_expire(d->trust, daemon_now(d));
 	if (trust_generation(d->trust) != d->trust_generation)
 		records_changed(d);
+	sharing_tick(d);
 	records_tick(d);
 	residency_tick(d);
 	ring_tick(d->ring);

@@ -147,7 +147,7 @@ static bool on_advert(const struct record *record, void *arg)
 static void place(struct daemon *d, struct residency *r)
 {
 	const struct manifest_body *manifest = store_manifest(d->store, r->model);
-	if (!manifest)
+	if (!manifest || !sharing_is_open(&d->sharing))
 		return;
 	struct placement_model model = placement_model_of(d, manifest);
 	model.memory_permille = r->memory_permille;
@@ -168,7 +168,7 @@ static void place(struct daemon *d, struct residency *r)
 	struct layer_range ranges[RANGES_MAX];
 	size_t n_ranges = 0;
 	r->why[0] = 0;
-	int err = d->config.share_paused ? 0 : placement_choose(&model, g.nodes, g.n, g.self, ranges, &n_ranges);
+	int err = placement_choose(&model, g.nodes, g.n, g.self, ranges, &n_ranges);
 	free(g.nodes);
 	if (err) {
 		char budget[32], bytes[32];
@@ -213,6 +213,8 @@ static void start_engine(struct daemon *d, struct residency *r)
 	const struct manifest_body *manifest = store_manifest(d->store, r->model);
 	struct stage_load load = {0};
 	r->retry_at = 0;
+	if (!sharing_is_open(&d->sharing))
+		return;          /* residency_open() comes back to it */
 	int err = manifest ? store_open_files(d->store, r->model, load.fds, &load.n_fds, &load.extents, &load.n_extents) : ERR_UNKNOWN;
 	if (err == ERR_ARRIVING)
 		return;
@@ -308,6 +310,27 @@ void residency_on_stage(void *arg, const uint8_t model[KEY_BYTES], enum stage_st
 	}
 }
 
+void residency_unload(struct daemon *d)
+{
+	for (size_t i = 0; i < d->n_models; i++) {
+		struct residency *r = &d->models[i];
+		if (r->state == STAGE_NONE || r->state == STAGE_QUARANTINED)
+			continue;
+		stage_stop(d->stage, r->model);
+		ring_on_engine_lost(d->ring, r->model, "this node shares nothing just now");
+	}
+}
+
+void residency_open(struct daemon *d)
+{
+	for (size_t i = 0; i < d->n_models; i++)
+		if (d->models[i].n_placed) {
+			d->models[i].start_pending = true;
+			d->models[i].retry_at = daemon_ms(d);
+		}
+	residency_refresh(d);
+}
+
 /* --- time ------------------------------------------------------------------------------------------ */
 
 void residency_refresh(struct daemon *d)
@@ -318,11 +341,12 @@ void residency_refresh(struct daemon *d)
 	}
 }
 
-/* Weights are exchanged only with nodes that we hold a link with: their links' hosts, their cards' torrent ports. */
+/* Weights are exchanged only with nodes that we hold a link with: their links' hosts, their cards' torrent ports. While nothing is
+ * shared, with nobody. */
 static void refresh_torrent_peers(struct daemon *d)
 {
 	struct mesh_peer peers[PLACEMENT_NODES_MAX];
-	size_t n = mesh_peers(d->mesh, peers, PLACEMENT_NODES_MAX), n_addresses = 0;
+	size_t n = sharing_is_open(&d->sharing) ? mesh_peers(d->mesh, peers, PLACEMENT_NODES_MAX) : 0, n_addresses = 0;
 	static char text[PLACEMENT_NODES_MAX][ADDRESS_SIZE];
 	const char *addresses[PLACEMENT_NODES_MAX];
 	for (size_t i = 0; i < n; i++) {

@@ -106,7 +106,7 @@ static bool on_arriving(const struct record *record, void *arg)
 	if (record_is_current(record, a->now) || advert_read(record, &advert))
 		return true;
 	for (size_t i = 0; i < advert.n_models; i++)
-		a->found |= !memcmp(advert.models[i].model, a->model, KEY_BYTES) && advert.models[i].n_placed && !advert.models[i].n_resident;
+		a->found |= !advert.paused && !memcmp(advert.models[i].model, a->model, KEY_BYTES) && advert.models[i].n_placed && !advert.models[i].n_resident;
 	advert_free(&advert);
 	return !a->found;
 }
@@ -149,14 +149,18 @@ size_t views_models(void *arg, struct route_model *out, size_t max)
 		}
 		struct store_status status;
 		m->state = ROUTE_UNAVAILABLE;
-		bool fetching = r->n_placed && !store_status(d->store, r->model, &status) &&
-				(status.state == STORE_FETCHING || status.state == STORE_CHECKING || r->state == STAGE_STARTING || r->state == STAGE_LOADING);
+		bool fetching = r->n_placed && sharing_is_open(&d->sharing) && !store_status(d->store, r->model, &status) &&
+				(status.state == STORE_FETCHING || status.state == STORE_CHECKING || (r->start_pending && !r->why[0]) ||
+				 r->state == STAGE_STARTING || r->state == STAGE_LOADING);
 		if (fetching) {
 			m->state = ROUTE_ARRIVING;
 			m->bytes_wanted = status.bytes_wanted;
 			m->bytes_have = status.bytes_have;
 			m->seconds_left = status.seconds_left;
 			snprintf(m->why, sizeof m->why, "its weights are still arriving here");
+		} else if (!sharing_is_open(&d->sharing)) {
+			char text[150];
+			snprintf(m->why, sizeof m->why, "this node computes nothing just now: %s", sharing_text(d, text, sizeof text));
 		} else if (r->why[0]) {
 			snprintf(m->why, sizeof m->why, "%.190s", r->why);
 		} else if (err == ERR_DENIED && d->config.share_home) {
@@ -224,7 +228,7 @@ int views_permit(void *arg, const struct ticket *ticket, char *detail, size_t si
 		snprintf(detail, size, "no agreement in force lets the association use this node for this model");
 		return err;
 	}
-	if (d->draining || d->config.share_paused) {
+	if (d->draining || !sharing_is_open(&d->sharing)) {
 		snprintf(detail, size, "this node shares nothing just now");
 		return ERR_BUSY;
 	}
