@@ -369,6 +369,16 @@ static int on_render(struct server *s, const struct frame *frame)
 
 /* --- sessions -------------------------------------------------------------------------------------- */
 
+/* Where the other session is gone or computes other layers the new one stays empty: its first rows are answered NEED_REPLAY. */
+static void fork_session(struct server *s, struct session *session, const struct engine_open *m)
+{
+	const struct session *from = sessions_find(&s->sessions, m->from, m->stage);
+
+	if (from && from->shard == session->shard && from->range.end == session->range.end &&
+	    shard_copy(s->shards[session->shard], from->sequence, session->sequence))
+		session_fork(session, from);
+}
+
 static int open_session(struct server *s, const struct engine_open *m, char *why, size_t why_size)
 {
 	struct session *session, *before = s->loaded ? sessions_find(&s->sessions, m->session, m->stage) : NULL;
@@ -413,6 +423,8 @@ static int open_session(struct server *s, const struct engine_open *m, char *why
 		shard_clear(s->shards[was], sequence);
 	if (!err && fresh)
 		err = shard_truncate(s->shards[shard], session->sequence, 0, &have);
+	if (!err && fresh && m->forks)
+		fork_session(s, session, m);
 	return err;
 }
 

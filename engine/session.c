@@ -47,6 +47,27 @@ struct session *sessions_find(struct sessions *sessions, const uint8_t id[SESSIO
 	return NULL;
 }
 
+static int history_grow(struct history *history, uint32_t capacity)
+{
+	int32_t *more;
+
+	if (capacity <= history->capacity)
+		return 0;
+	more = calloc(capacity, sizeof *more);
+	if (!more)
+		return -ENOMEM;
+	if (history->capacity)
+		memcpy(more, history->tokens, history->capacity * sizeof *more);
+	for (uint32_t i = history->capacity; i < capacity; i++)
+		more[i] = -1;
+	if (history->tokens)              /* what was said is not left in freed memory */
+		explicit_bzero(history->tokens, history->capacity * sizeof *history->tokens);
+	free(history->tokens);
+	history->tokens = more;
+	history->capacity = capacity;
+	return 0;
+}
+
 static struct history *history_share(struct sessions *sessions, const uint8_t id[SESSION_BYTES], uint32_t capacity)
 {
 	struct history *history = NULL;
@@ -60,18 +81,10 @@ static struct history *history_share(struct sessions *sessions, const uint8_t id
 			return NULL;
 		memcpy(history->id, id, SESSION_BYTES);
 	}
-	if (capacity > history->capacity) {
-		int32_t *more = reallocarray(history->tokens, capacity, sizeof *more);
-
-		if (!more) {
-			if (!history->users)
-				free(history);
-			return NULL;
-		}
-		for (uint32_t i = history->capacity; i < capacity; i++)
-			more[i] = -1;
-		history->tokens = more;
-		history->capacity = capacity;
+	if (history_grow(history, capacity)) {
+		if (!history->users)
+			free(history);
+		return NULL;
 	}
 	history->users++;
 	return history;
@@ -90,7 +103,9 @@ int sessions_open(struct sessions *sessions, const struct engine_open *open, siz
 		*out = s;
 		return s->shard == shard && s->range.end == open->range.end ? 0 : ERR_MALFORMED;
 	}
-	if (s && s->shard == shard && s->range.end == open->range.end && open->context <= s->history->capacity) {
+	if (s && s->shard == shard && s->range.end == open->range.end) {
+		if (history_grow(s->history, open->context + 1))
+			return -ENOMEM;
 		s->epoch = open->epoch;
 		s->next = 0;
 		s->faulted = false;
@@ -132,10 +147,22 @@ void session_close(struct session *s)
 		return;
 	s->open = false;
 	if (--s->history->users == 0) {
+		explicit_bzero(s->history->tokens, s->history->capacity * sizeof *s->history->tokens);
 		free(s->history->tokens);
 		free(s->history);
 	}
 	s->history = NULL;
+}
+
+void session_fork(struct session *s, const struct session *from)
+{
+	struct history *to = s->history;
+
+	if (to->end)                      /* another stage of it was there before */
+		return;
+	to->end = from->history->end < to->capacity ? from->history->end : to->capacity;
+	if (to->end)
+		memcpy(to->tokens, from->history->tokens, to->end * sizeof *to->tokens);
 }
 
 enum session_verdict session_take(struct session *s, const struct rows_block *b, int *err, char *why, size_t why_size)

@@ -51,11 +51,13 @@ size_t sessions_open_count(const struct sessions *sessions);
 struct session *sessions_find(struct sessions *sessions, const uint8_t id[SESSION_BYTES], uint32_t stage);
 
 /* *fresh: the sequence holds nothing of this session (clear it). Opening again with the same epoch is a repetition and
- * harmless; a higher epoch starts the numbering anew and keeps what the sequence holds (writing truncates).
+ * harmless; a higher epoch starts the numbering anew and keeps what the sequence holds (writing truncates), with any context.
  * ERR_STALE: an older epoch. ERR_BUSY: every sequence of the shard is taken. */
 int sessions_open(struct sessions *sessions, const struct engine_open *open, size_t shard, struct session **out, bool *fresh);
 /* Frees the sequence for others; the server clears it in the shard. */
 void session_close(struct session *session);
+/* What is known of another session's tokens is known of this new one's: its sequence was copied. */
+void session_fork(struct session *session, const struct session *from);
 
 enum session_verdict { SESSION_COMPUTE, SESSION_DROP, SESSION_FAULT };
 /* Looks at epoch and order alone. SESSION_FAULT: *err and why say what to answer. SESSION_COMPUTE consumes the number. */

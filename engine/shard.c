@@ -605,6 +605,15 @@ void shard_clear(struct shard *shard, unsigned sequence)
 	llama_memory_seq_rm(llama_get_memory(shard->context), (llama_seq_id)sequence, -1, -1);
 }
 
+bool shard_copy(struct shard *shard, unsigned from, unsigned to)
+{
+	if (from == to || shard_can_truncate(shard) != TRUNCATE_ANY)
+		return false;
+	/* Sequences have memory of their own, so libllama copies all of it or nothing, before the next llama_decode(). */
+	llama_memory_seq_cp(llama_get_memory(shard->context), (llama_seq_id)from, (llama_seq_id)to, -1, -1);
+	return true;
+}
+
 struct layer_range shard_range(const struct shard *shard)
 {
 	return shard->range;

@@ -61,6 +61,8 @@ const float *shard_logits(const struct shard *shard, uint32_t i);
  * where the sequence still reaches (0: it was emptied). */
 int shard_truncate(struct shard *shard, unsigned sequence, uint32_t position, uint32_t *have);
 void shard_clear(struct shard *shard, unsigned sequence);
+/* Makes `to`, which is empty, hold what `from` holds; false where the model cannot (recurrent state cannot be cut back afterwards). */
+bool shard_copy(struct shard *shard, unsigned from, unsigned to);
 
 struct layer_range shard_range(const struct shard *shard);
 uint32_t shard_context(const struct shard *shard); /* positions of one session */

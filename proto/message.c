@@ -285,6 +285,36 @@ int tokens_decode(const struct frame *f, struct tokens_message *m)
 
 /* --- READY, FAULT, CLOSE ----------------------------------------------------------------------------- */
 
+int ticket_message_encode(struct buf *out, const struct ticket_message *m)
+{
+	if (!m->ticket_length)
+		return ERR_MALFORMED;
+	if (m->ticket_length > TICKET_MAX)
+		return ERR_LIMIT;
+	struct head_writer head;
+	head_begin(&head, m->forks ? 1 : 0);
+	if (m->forks)
+		pack_kv_bin(&head.w, "from", m->from, SESSION_BYTES);
+	return head_end(&head, out, FRAME_TICKET, m->ticket, m->ticket_length);
+}
+
+int ticket_message_decode(const struct frame *f, struct ticket_message *m)
+{
+	struct head_reader head;
+	*m = (struct ticket_message){ .ticket = f->tail, .ticket_length = f->tail_length };
+	int err = head_open(&head, f, FRAME_TICKET, true);
+	if (err)
+		return err;
+	m->forks = pack_has(head.c, "from");
+	if (m->forks)
+		pack_get_exact(head.c, "from", m->from, SESSION_BYTES);
+	if (!head.err && !m->ticket_length)
+		field_fail(head.c, ERR_MALFORMED);
+	if (!head.err && m->ticket_length > TICKET_MAX)
+		field_fail(head.c, ERR_LIMIT);
+	return head_close(&head);
+}
+
 int ready_encode(struct buf *out, const struct ready_message *m)
 {
 	if (m->stage >= RING_STAGES_MAX)
@@ -346,13 +376,15 @@ int close_encode(struct buf *out, const struct close_message *m)
 {
 	if (m->reason > 0)
 		return ERR_MALFORMED;
-	if (m->stage >= RING_STAGES_MAX && m->stage != UINT32_MAX)
+	if ((m->stage >= RING_STAGES_MAX && m->stage != UINT32_MAX) || m->keep_s > KEEP_S_MAX)
 		return ERR_LIMIT;
 	struct head_writer head;
-	head_begin(&head, 4);
+	head_begin(&head, m->keep_s ? 5 : 4);
 	put_session(&head, m->session, m->epoch);
 	pack_kv_uint(&head.w, "stage", m->stage);
 	pack_kv_int(&head.w, "reason", m->reason);
+	if (m->keep_s)
+		pack_kv_uint(&head.w, "keep", m->keep_s);
 	return head_end(&head, out, FRAME_CLOSE, NULL, 0);
 }
 
@@ -366,6 +398,7 @@ int close_decode(const struct frame *f, struct close_message *m)
 	get_session(&head, m->session, &m->epoch);
 	m->stage = (uint32_t)pack_get_uint(head.c, "stage", UINT32_MAX);
 	m->reason = field_get_code(head.c, "reason", 0);
+	m->keep_s = (uint32_t)pack_get_uint_or(head.c, "keep", KEEP_S_MAX, 0);
 	if (!head.err && m->stage >= RING_STAGES_MAX && m->stage != UINT32_MAX)
 		field_fail(head.c, ERR_LIMIT);
 	return head_close(&head);

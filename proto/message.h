@@ -18,6 +18,7 @@
 #define TOKENS_MAX 64                /* tokens in one TOKENS frame */
 #define PIECE_MAX 256                /* bytes of one token's text */
 #define STOPS_MAX 4
+#define KEEP_S_MAX 86400             /* a session without a question */
 
 enum encoding {                       /* of a block's rows in the tail; others may be negotiated later */
 	ENCODING_TOKEN = 1,               /* int32 token ids: only to a shard with the embedding */
@@ -66,6 +67,15 @@ struct tokens_message {
 int tokens_encode(struct buf *out, const struct tokens_message *m);
 int tokens_decode(const struct frame *f, struct tokens_message *m);
 
+struct ticket_message {               /* home to stage */
+	const uint8_t *ticket;            /* view; ticket.h */
+	size_t ticket_length;
+	bool forks;
+	uint8_t from[SESSION_BYTES];      /* begin with what the stage holds of this session of home's, if it does (D4: fork) */
+};
+int ticket_message_encode(struct buf *out, const struct ticket_message *m);
+int ticket_message_decode(const struct frame *f, struct ticket_message *m);
+
 struct ready_message {                /* stage to home: the session is open here and my way to `next` is up */
 	uint8_t session[SESSION_BYTES];
 	uint32_t epoch, stage;
@@ -87,6 +97,7 @@ struct close_message {                /* home to stage, daemon to engine */
 	uint8_t session[SESSION_BYTES];
 	uint32_t epoch, stage;            /* stage UINT32_MAX: all of the session's */
 	int reason;                       /* 0 done, or an enum err */
+	uint32_t keep_s;                  /* home may go on with it within so many seconds; a wish. 0: it will not */
 };
 int close_encode(struct buf *out, const struct close_message *m);
 int close_decode(const struct frame *f, struct close_message *m);
@@ -159,6 +170,8 @@ struct engine_open {                  /* daemon to its engine: a session on one 
 	struct layer_range range;         /* one of those loaded, or inside one when the engine can */
 	uint32_t context;
 	struct sampling sampling;         /* used when the range ends the model */
+	bool forks;
+	uint8_t from[SESSION_BYTES];      /* a new session begins with what this one's same stage holds, where the model permits */
 };
 int engine_open_encode(struct buf *out, const struct engine_open *m);    /* answered by READY or FAULT */
 int engine_open_decode(const struct frame *f, struct engine_open *m);

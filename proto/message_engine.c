@@ -301,8 +301,10 @@ int engine_open_encode(struct buf *out, const struct engine_open *m)
 		return err;
 	const struct sampling *s = &m->sampling;
 	struct head_writer head;
-	head_begin(&head, 7);
+	head_begin(&head, m->forks ? 8 : 7);
 	pack_kv_bin(&head.w, "session", m->session, SESSION_BYTES);
+	if (m->forks)
+		pack_kv_bin(&head.w, "from", m->from, SESSION_BYTES);
 	pack_kv_uint(&head.w, "epoch", m->epoch);
 	pack_kv_uint(&head.w, "stage", m->stage);
 	pack_kv_uint(&head.w, "first", m->range.first);
@@ -356,6 +358,9 @@ int engine_open_decode(const struct frame *f, struct engine_open *m)
 	m->range.end = (uint32_t)pack_get_uint(head.c, "end", MODEL_LAYERS_MAX);
 	m->context = (uint32_t)pack_get_uint(head.c, "context", CONTEXT_MAX);
 	read_sampling(pack_get(head.c, "sampling"), &m->sampling);
+	m->forks = pack_has(head.c, "from");
+	if (m->forks)
+		pack_get_exact(head.c, "from", m->from, SESSION_BYTES);
 	err = head_close(&head);
 	return err ? err : check_open(m);
 }

@@ -245,13 +245,13 @@ struct ticket sample_ticket(void)
 
 static int message_ticket(struct buf *out)
 {
-	static const uint8_t empty_map = 0x80;
 	struct ticket t = sample_ticket();
 	struct buf bytes;
 	buf_init(&bytes, TICKET_MAX);
 	int err = ticket_sign(&bytes, &t, sample_home.secret);
+	struct ticket_message m = { .ticket = bytes.data, .ticket_length = bytes.length, .forks = true, .from = { 7 } };
 	if (!err)
-		err = frame_encode(out, FRAME_TICKET, &empty_map, 1, bytes.data, bytes.length);
+		err = ticket_message_encode(out, &m);
 	buf_release(&bytes);
 	return err;
 }
@@ -299,7 +299,7 @@ static int message_fault(struct buf *out)
 
 static int message_close(struct buf *out)
 {
-	struct close_message m = { .epoch = 1, .stage = UINT32_MAX, .reason = ERR_CANCELLED };
+	struct close_message m = { .epoch = 1, .stage = UINT32_MAX, .reason = ERR_CANCELLED, .keep_s = 600 };
 	memset(m.session, 0x72, SESSION_BYTES);
 	return close_encode(out, &m);
 }
@@ -346,7 +346,7 @@ static int message_engine_loaded(struct buf *out)
 
 static int message_engine_open(struct buf *out)
 {
-	struct engine_open m = { .epoch = 2, .stage = 2, .range = { 2, 4 }, .context = 2048, .sampling = {
+	struct engine_open m = { .epoch = 2, .stage = 2, .forks = true, .from = { 7 }, .range = { 2, 4 }, .context = 2048, .sampling = {
 		.temperature = 0.75f, .top_p = 0.9375f, .min_p = 0.0625f, .top_k = 40, .repeat_penalty = 1.125f,
 		.presence_penalty = -0.5f, .frequency_penalty = 0.25f, .seed = UINT64_MAX, .ignore_end = true } };
 	memset(m.session, 0x71, SESSION_BYTES);

@@ -67,6 +67,7 @@ ROUND_TRIP(tokens, tokens_message, nothing_to_free)
 ROUND_TRIP(ready, ready_message, nothing_to_free)
 ROUND_TRIP(fault, fault_message, nothing_to_free)
 ROUND_TRIP(close, close_message, nothing_to_free)
+ROUND_TRIP(ticket_message, ticket_message, nothing_to_free)
 ROUND_TRIP(engine_hello, engine_hello, nothing_to_free)
 ROUND_TRIP(engine_inspect, engine_inspect, nothing_to_free)
 ROUND_TRIP(engine_inspected, engine_inspected, free_inspected)
@@ -87,6 +88,7 @@ static const struct {
 	{ FRAME_READY, ready_round_trip },
 	{ FRAME_FAULT, fault_round_trip },
 	{ FRAME_CLOSE, close_round_trip },
+	{ FRAME_TICKET, ticket_message_round_trip },
 	{ FRAME_ENGINE_HELLO, engine_hello_round_trip },
 	{ FRAME_ENGINE_INSPECT, engine_inspect_round_trip },
 	{ FRAME_ENGINE_INSPECTED, engine_inspected_round_trip },

@@ -686,6 +686,119 @@ static void sampling_is_the_same_after_a_replay(void **state)
 	assert_int_equal(tokens(e)->tokens[0].id, said[11]);
 }
 
+static void open_fork(struct engine *e, uint8_t session, uint8_t from, struct layer_range range, uint32_t context)
+{
+	struct engine_open m = { .session = { session }, .epoch = 1, .range = range, .context = context, .forks = true, .from = { from },
+				 .sampling = { .top_p = 1, .repeat_penalty = 1.2f, .ignore_end = true } };
+
+	assert_int_equal(engine_open_encode(&e->out, &m), 0);
+	post(e);
+	expect(e, FRAME_READY);
+}
+
+static void close_session(struct engine *e, uint8_t session)
+{
+	const struct close_message m = { .session = { session }, .epoch = 9, .stage = UINT32_MAX };
+
+	assert_int_equal(close_encode(&e->out, &m), 0);
+	post(e);
+}
+
+/* Session 1 holds 45 + 8 positions; 2 begins with them, keeps 32 and goes on otherwise, as if it had come alone. */
+static void a_fork_says_what_a_session_of_its_own_says(void **state)
+{
+	const struct tiny_model model = { .architecture = "llama", .n_layer = 3, .type = GGML_TYPE_F32 };
+	const struct sampling warm = { .top_p = 1, .repeat_penalty = 1.2f, .ignore_end = true };
+	const struct layer_range all = { 0, 3 };
+	struct token first, forked, alone, next, next_alone;
+	int32_t other[16], id;
+	struct engine e;
+
+	engine_start(&e, NULL);
+	load(&e, &model, &all, 1, 2);
+	open_stage(&e, 1, 1, 0, all, &warm);
+	post_ids(&e, (struct ids){ .session = 1, .epoch = 1, .count = 32 }, prompt());
+	tokens(&e);
+	post_ids(&e, (struct ids){ .session = 1, .epoch = 1, .sequence = 1, .position = 32, .count = 13, .want = 1 }, prompt() + 32);
+	first = tokens(&e)->tokens[0];
+	id = first.id;
+	for (uint32_t i = 0; i < 8; i++) {
+		post_ids(&e, (struct ids){ .session = 1, .epoch = 1, .sequence = 2 + i, .position = 45 + i, .count = 1, .want = 1 }, &id);
+		id = tokens(&e)->tokens[0].id;
+	}
+	for (int i = 0; i < 16; i++)
+		other[i] = (i * 11 + 3) % TINY_VOCAB;
+	open_fork(&e, 2, 1, all, CONTEXT);
+	post_ids(&e, (struct ids){ .session = 2, .epoch = 1, .position = 32, .count = 16, .want = 1 }, other);
+	forked = tokens(&e)->tokens[0];
+	post_ids(&e, (struct ids){ .session = 2, .epoch = 1, .sequence = 1, .position = 48, .count = 1, .want = 1 }, &forked.id);
+	next = tokens(&e)->tokens[0];
+	/* the one that was copied goes on as if nothing had been */
+	post_ids(&e, (struct ids){ .session = 1, .epoch = 1, .sequence = 10, .position = 32, .count = 13, .want = 1 }, prompt() + 32);
+	alone = tokens(&e)->tokens[0];
+	assert_int_equal(alone.id, first.id);
+	assert_memory_equal(&alone.logprob, &first.logprob, sizeof first.logprob);
+
+	close_session(&e, 1);
+	open_stage(&e, 3, 1, 0, all, &warm);
+	post_ids(&e, (struct ids){ .session = 3, .epoch = 1, .count = 32 }, prompt());
+	tokens(&e);
+	post_ids(&e, (struct ids){ .session = 3, .epoch = 1, .sequence = 1, .position = 32, .count = 16, .want = 1 }, other);
+	alone = tokens(&e)->tokens[0];
+	post_ids(&e, (struct ids){ .session = 3, .epoch = 1, .sequence = 2, .position = 48, .count = 1, .want = 1 }, &alone.id);
+	next_alone = tokens(&e)->tokens[0];
+	assert_int_equal(forked.id, alone.id);
+	assert_memory_equal(&forked.logprob, &alone.logprob, sizeof alone.logprob);
+	assert_int_equal(next.id, next_alone.id);
+	assert_memory_equal(&next.logprob, &next_alone.logprob, sizeof next.logprob);
+
+	close_session(&e, 2);                     /* nobody to fork from: it begins empty, and says so */
+	open_fork(&e, 4, 2, all, CONTEXT);
+	post_ids(&e, (struct ids){ .session = 4, .epoch = 1, .position = 32, .count = 16, .want = 1 }, other);
+	assert_int_equal(expect_fault(&e, ERR_NEED_REPLAY).position, 0);
+	assert_int_equal(engine_stop(&e), 0);
+}
+
+static void a_recurrent_model_does_not_fork(void **state)
+{
+	const struct tiny_model model = { .architecture = "mamba", .n_layer = 2, .type = GGML_TYPE_F32 };
+	const struct layer_range all = { 0, 2 };
+	struct engine e;
+
+	engine_start(&e, NULL);
+	load(&e, &model, &all, 1, 2);
+	open_stage(&e, 1, 1, 0, all, NULL);
+	post_ids(&e, (struct ids){ .session = 1, .epoch = 1, .count = 32, .want = 1 }, prompt());
+	tokens(&e);
+	open_fork(&e, 2, 1, all, CONTEXT);
+	post_ids(&e, (struct ids){ .session = 2, .epoch = 1, .position = 32, .count = 1, .want = 1 }, prompt());
+	assert_int_equal(expect_fault(&e, ERR_NEED_REPLAY).position, 0);
+	assert_int_equal(engine_stop(&e), 0);
+}
+
+/* The follow-up is longer than the first question promised to become. */
+static void a_new_epoch_with_a_longer_context_keeps_what_is_held(void **state)
+{
+	const struct tiny_model model = { .architecture = "llama", .n_layer = 3, .type = GGML_TYPE_F32 };
+	const struct layer_range all = { 0, 3 };
+	struct engine e;
+	struct engine_open m = { .session = { 1 }, .epoch = 1, .range = all, .context = 40,
+				 .sampling = { .top_p = 1, .repeat_penalty = 1, .ignore_end = true } };
+
+	engine_start(&e, NULL);
+	load(&e, &model, &all, 1, 1);
+	for (m.epoch = 1; m.epoch <= 2; m.epoch++) {
+		assert_int_equal(engine_open_encode(&e.out, &m), 0);
+		post(&e);
+		expect(&e, FRAME_READY);
+		post_ids(&e, (struct ids){ .session = 1, .epoch = m.epoch, .position = m.epoch == 1 ? 0 : 32, .count = m.epoch == 1 ? 32 : 20 },
+			 prompt());
+		expect(&e, FRAME_TOKENS);
+		m.context = CONTEXT;
+	}
+	assert_int_equal(engine_stop(&e), 0);
+}
+
 static void post_render(struct engine *e, bool chat, const char *text)
 {
 	struct render_message message = { .role = "user", .role_length = 4, .content = text, .content_length = strlen(text) };
@@ -1158,6 +1271,9 @@ int main(void)
 		SESSION_TEST(sampling_is_the_same_after_a_replay),
 		SESSION_TEST(text_becomes_tokens_with_and_without_the_chat_template),
 		cmocka_unit_test(a_recurrent_model_asks_for_a_replay_from_the_start),
+		cmocka_unit_test(a_fork_says_what_a_session_of_its_own_says),
+		cmocka_unit_test(a_recurrent_model_does_not_fork),
+		cmocka_unit_test(a_new_epoch_with_a_longer_context_keeps_what_is_held),
 		cmocka_unit_test(garbage_ends_the_engine_cleanly),
 		cmocka_unit_test(loads_that_cannot_be_are_refused_with_a_reason),
 		cmocka_unit_test(the_process_limit_refuses_what_a_shard_of_it_allows),

@@ -64,6 +64,7 @@ static int decode_as(enum frame_type type, const struct frame *f)
 	struct ready_message ready;
 	struct fault_message fault;
 	struct close_message close;
+	struct ticket_message ticket_message;
 	struct engine_hello hello;
 	struct engine_inspected inspected;
 	struct engine_load load;
@@ -77,7 +78,9 @@ static int decode_as(enum frame_type type, const struct frame *f)
 	int err;
 	switch (type) {
 	case FRAME_TICKET:
-		return ticket_open(&ticket, f->tail, f->tail_length);
+		err = ticket_message_decode(f, &ticket_message);
+		assert_true(err || is_inside(f, ticket_message.ticket, ticket_message.ticket_length));
+		return err ? err : ticket_open(&ticket, ticket_message.ticket, ticket_message.ticket_length);
 	case FRAME_READY:
 		return ready_decode(f, &ready);
 	case FRAME_ROWS:
@@ -529,6 +532,32 @@ static void tokens_from_a_careless_peer_are_checked(void **state)
 	assert_int_equal(decode_token(RAW("\x94\x05\xca\xbf\x80\x00\x00\x00\xcd\x01\x01"), PIECE_MAX + 1), ERR_LIMIT);
 }
 
+static void tickets_travel_with_the_session_they_fork_from(void **state)
+{
+	static const uint8_t body[TICKET_MAX + 1] = "a ticket's bytes are ticket.h's business";
+	struct ticket_message m = { .ticket = body, .ticket_length = 40 }, got;
+	for (int forks = 0; forks < 2; forks++) {
+		m.forks = forks;
+		memset(m.from, forks ? 0x5c : 0, sizeof m.from);
+		assert_int_equal(ticket_message_encode(&wire, &m), 0);
+		struct owned o = own(&wire);
+		assert_int_equal(ticket_message_decode(&o.frame, &got), 0);
+		assert_int_equal(got.forks, forks);
+		assert_memory_equal(got.from, m.from, sizeof m.from);
+		assert_int_equal(got.ticket_length, 40);
+		assert_memory_equal(got.ticket, body, 40);
+		free(o.bytes);
+	}
+	m.ticket_length = TICKET_MAX + 1;
+	assert_int_equal(ticket_message_encode(&wire, &m), ERR_LIMIT);
+	m.ticket_length = 0;
+	assert_int_equal(ticket_message_encode(&wire, &m), ERR_MALFORMED);
+	assert_int_equal(wire.length, 0);
+	assert_int_equal(decode_head(FRAME_TICKET, RAW("\x81\xa4" "from\xc4\x0f" "0123456789abcde"), "x", 1), ERR_MALFORMED);
+	assert_int_equal(decode_head(FRAME_TICKET, RAW("\x81\xa4" "from\x05"), "x", 1), ERR_MALFORMED);
+	assert_int_equal(decode_head(FRAME_TICKET, RAW("\x80"), "", 0), ERR_MALFORMED);
+}
+
 static void ready_fault_and_close_round_trip(void **state)
 {
 	struct ready_message ready = { .session = { 1, 2 }, .epoch = 9, .stage = RING_STAGES_MAX - 1 }, ready_got;
@@ -557,6 +586,15 @@ static void ready_fault_and_close_round_trip(void **state)
 	assert_int_equal(close_decode(&o.frame, &close_got), 0);
 	assert_memory_equal(&close, &close_got, sizeof(close));
 	free(o.bytes);
+	close.keep_s = KEEP_S_MAX;
+	assert_int_equal(close_encode(&wire, &close), 0);
+	o = own(&wire);
+	assert_int_equal(close_decode(&o.frame, &close_got), 0);
+	assert_int_equal(close_got.keep_s, KEEP_S_MAX);
+	free(o.bytes);
+	close.keep_s++;
+	assert_int_equal(close_encode(&wire, &close), ERR_LIMIT);
+	close.keep_s = 0;
 	close.stage = RING_STAGES_MAX;
 	assert_int_equal(close_encode(&wire, &close), ERR_LIMIT);
 	close.stage = 0;
@@ -753,7 +791,7 @@ static void engine_load_round_trips_and_keeps_its_limits(void **state)
 
 static void engine_loaded_and_open_round_trip(void **state)
 {
-	struct engine_loaded loaded = { .request = 6, .weight_bytes = 1, .kv_bytes = 2, .compute_bytes = 3, .n_embd = 4, .n_vocab = 5,
+	static struct engine_loaded loaded = { .request = 6, .weight_bytes = 1, .kv_bytes = 2, .compute_bytes = 3, .n_embd = 4, .n_vocab = 5,
 					.truncate = TRUNCATE_NONE, .layer_microseconds = 6 }, loaded_got;
 	assert_int_equal(engine_loaded_encode(&wire, &loaded), 0);
 	struct owned o = own(&wire);
@@ -773,6 +811,7 @@ static void engine_loaded_and_open_round_trip(void **state)
 	o = own(&wire);
 	assert_int_equal(engine_open_decode(&o.frame, &got), 0);
 	assert_memory_equal(good.session, got.session, SESSION_BYTES);
+	assert_false(got.forks);
 	assert_int_equal(got.epoch, 2);
 	assert_int_equal(got.stage, 2);
 	assert_int_equal(got.range.first, 2);
@@ -782,6 +821,16 @@ static void engine_loaded_and_open_round_trip(void **state)
 	assert_true(s->temperature == g->temperature && s->top_p == g->top_p && s->min_p == g->min_p && s->top_k == 40);   /* to the bit */
 	assert_true(s->repeat_penalty == g->repeat_penalty && s->presence_penalty == g->presence_penalty &&
 		    s->frequency_penalty == g->frequency_penalty && s->seed == UINT64_MAX && s->ignore_end);
+	free(o.bytes);
+
+	m = good;
+	m.forks = true;
+	memset(m.from, 0x5c, sizeof m.from);
+	assert_int_equal(engine_open_encode(&wire, &m), 0);
+	o = own(&wire);
+	assert_int_equal(engine_open_decode(&o.frame, &got), 0);
+	assert_true(got.forks);
+	assert_memory_equal(got.from, m.from, sizeof m.from);
 	free(o.bytes);
 
 	for (size_t i = 0; i < 16; i++) {
@@ -979,6 +1028,7 @@ int main(void)
 		cmocka_unit_test(rows_and_tail_have_the_same_length),
 		cmocka_unit_test(tokens_round_trip_up_to_their_limits),
 		cmocka_unit_test(tokens_from_a_careless_peer_are_checked),
+		cmocka_unit_test(tickets_travel_with_the_session_they_fork_from),
 		cmocka_unit_test(ready_fault_and_close_round_trip),
 		cmocka_unit_test(fault_details_get_through_made_plain),
 		cmocka_unit_test(engine_hello_inspect_and_inspected_round_trip),
