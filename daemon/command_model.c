@@ -382,6 +382,9 @@ void command_model_pull(void *arg, struct control_request *r, yyjson_val *args)
 			return;
 		}
 	}
+	struct residency *here = residency_find(d, model);
+	if (here)
+		residency_retry(d, here);
 	residency_refresh(d);
 	yyjson_val *wait = yyjson_obj_get(args, "wait");
 	struct pulling *p = wait && !yyjson_get_bool(wait) ? NULL : calloc(1, sizeof *p);

@@ -86,6 +86,21 @@ static void warn(yyjson_mut_doc *doc, yyjson_mut_val *array, const char *text, c
 	yyjson_mut_obj_add_strcpy(doc, o, "remedy", remedy);
 }
 
+/* Nodes with which no link stands because the clocks differ. */
+static void warn_of_clocks(struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val *array)
+{
+	struct mesh_peer *peers = calloc(PLACEMENT_NODES_MAX, sizeof *peers);
+	size_t n = peers ? mesh_peers(d->mesh, peers, PLACEMENT_NODES_MAX) : 0;
+	for (size_t i = 0; i < n; i++) {
+		char text[NAME_SIZE + sizeof peers->trouble + 16];
+		if (peers[i].up || !peers[i].clock_differs)
+			continue;
+		snprintf(text, sizeof text, "no link with %s: %s", peers[i].name, peers[i].trouble);
+		warn(doc, array, text, "compare `date` here with another clock; on the machine that is wrong: timedatectl set-ntp true");
+	}
+	free(peers);
+}
+
 static void warnings_into(struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val *array)
 {
 	uint64_t now = daemon_now(d);
@@ -105,6 +120,11 @@ static void warnings_into(struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val 
 		     "join with an invitation: on a node of the association run essaim invite --node, here essaim join URL");
 	if (!access("keys/root.key", F_OK))         /* the working folder is the home */
 		warn(doc, array, "the association's root key still lies on this node", "copy keys/root.key to a safe place off this machine and delete it here");
+	if (d->save_err) {
+		snprintf(text, sizeof text, "what this node learns cannot be saved in %s/records: %s", d->home, err_str(d->save_err));
+		warn(doc, array, text, "free some space, or mend the rights of the folder; it is tried again every 30 seconds");
+	}
+	warn_of_clocks(d, doc, array);
 	for (size_t i = 0; i < d->n_models; i++) {
 		const struct residency *m = &d->models[i];
 		const struct manifest_body *manifest = store_manifest(d->store, m->model);

@@ -42,6 +42,7 @@ struct residency {
 	enum stage_state state;
 	bool start_pending;                         /* start the engine when the store is ready */
 	uint64_t retry_at;                          /* monotonic ms; 0: not waiting */
+	uint64_t store_retry_at;                    /* the same, for weights that could not be fetched */
 	unsigned attempts;
 	char why[400];
 };
@@ -86,7 +87,10 @@ struct daemon {
 	uint64_t unload_at;                         /* monotonic ms: when closed, engines end then; 0: nothing to do */
 
 	bool advert_due, card_due, saving, save_due;
+	int save_err;                               /* of the last saving of records */
 	uint64_t advert_at, card_at, roster_at, save_at;     /* monotonic ms of the next */
+	uint64_t addresses_at;                      /* the next look at the machine's addresses */
+	uint8_t card_addresses[16];                 /* hash of those in the card */
 	uint64_t last_sequence;
 
 	char *last_answer;                          /* JSON of the last disclosure; figures, never text. Heap */
@@ -118,6 +122,7 @@ int records_on_join(void *arg, enum invitation_role role, const uint8_t node[KEY
 /* residency.c */
 void residency_tick(struct daemon *d);
 void residency_refresh(struct daemon *d);                /* manifests, approvals, adverts changed */
+void residency_retry(struct daemon *d, struct residency *r);   /* fetches again what the store gave up */
 struct residency *residency_find(struct daemon *d, const uint8_t model[KEY_BYTES]);
 void residency_on_store(void *arg, const uint8_t model[KEY_BYTES]);
 void residency_on_stage(void *arg, const uint8_t model[KEY_BYTES], enum stage_state state, const char *why);

@@ -7,6 +7,7 @@
 #include <ifaddrs.h>
 #include <net/if.h>
 #include <netdb.h>
+#include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,6 +27,7 @@
 #define ROSTER_LIFE_S (90 * DAY_S)
 #define ROSTER_AGAIN_MS (7ull * DAY_S * 1000)
 #define SAVE_AFTER_MS 500
+#define ADDRESSES_AGAIN_MS 10000
 #define LOAD_MOST 1000           /* permille; more says nothing more */
 
 uint64_t records_sequence(struct daemon *d)
@@ -114,12 +116,28 @@ static void own_addresses(struct daemon *d, struct card_body *card)
 		snprintf(card->addresses[card->n_addresses++], ADDRESS_SIZE, "127.0.0.1:%u", port);
 }
 
+static void hash_addresses(const struct card_body *card, uint8_t out[16])
+{
+	crypto_generichash(out, 16, (const uint8_t *)card->addresses, sizeof card->addresses, NULL, 0);
+}
+
+/* A line was renumbered, an interface came up: others are told at once, not tomorrow. */
+static void look_at_addresses(struct daemon *d)
+{
+	struct card_body card = {0};
+	uint8_t hash[16];
+	own_addresses(d, &card);
+	hash_addresses(&card, hash);
+	d->card_due |= memcmp(hash, d->card_addresses, sizeof hash) != 0;
+}
+
 static void publish_card(struct daemon *d)
 {
 	struct card_body card = {.version_low = PROTOCOL_VERSION, .version_high = PROTOCOL_VERSION, .torrent_port = store_port(d->store)};
 	text_copy(card.name, sizeof card.name, d->config.node_name);
 	memcpy(card.link_key, d->keys.link, KEY_BYTES);
 	own_addresses(d, &card);
+	hash_addresses(&card, d->card_addresses);
 	struct record head = head_of(d, RECORD_CARD, d->keys.node, CARD_LIFE_S);
 	struct buf out;
 	buf_init(&out, RECORD_MAX);
@@ -337,6 +355,7 @@ static void save_after(uv_work_t *work, int status)
 	struct saving *s = work->data;
 	struct daemon *d = s->daemon;
 	d->saving = false;
+	d->save_err = s->err;
 	if (s->err) {
 		log_error("records cannot be saved in %s/records: %s (free some space or mend the folder's rights; it is tried again)", d->home,
 			  err_str(s->err));
@@ -391,6 +410,10 @@ int records_load(struct daemon *d, char *why, size_t why_size)
 void records_tick(struct daemon *d)
 {
 	uint64_t ms = daemon_ms(d);
+	if (ms >= d->addresses_at) {
+		d->addresses_at = ms + ADDRESSES_AGAIN_MS;
+		look_at_addresses(d);
+	}
 	if (d->card_due || ms >= d->card_at) {
 		d->card_due = false;
 		d->card_at = ms + CARD_AGAIN_MS;

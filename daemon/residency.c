@@ -181,8 +181,12 @@ static void place(struct daemon *d, struct residency *r)
 			snprintf(r->why, sizeof r->why, "not even its smallest useful part fits into the %s that are left of [share] memory", budget);
 		n_ranges = 0;
 	}
-	if (n_ranges == r->n_placed && !memcmp(ranges, r->placed, n_ranges * sizeof *ranges))
+	if (n_ranges == r->n_placed && !memcmp(ranges, r->placed, n_ranges * sizeof *ranges)) {
+		struct store_status status;
+		if (!store_status(d->store, r->model, &status) && status.state == STORE_FAILED)
+			text_copy(r->why, sizeof r->why, status.why);
 		return;
+	}
 	r->n_placed = n_ranges;
 	memcpy(r->placed, ranges, sizeof r->placed);
 	r->cost = placement_cost(&model, ranges, n_ranges);
@@ -246,8 +250,11 @@ void residency_on_store(void *arg, const uint8_t model[KEY_BYTES])
 	struct store_status status;
 	if (!r || store_status(d->store, model, &status))
 		return;
-	if (status.state == STORE_FAILED)
+	if (status.state == STORE_FAILED) {
 		text_copy(r->why, sizeof r->why, status.why);
+		if (!r->store_retry_at)         /* room may have been made by then */
+			r->store_retry_at = daemon_ms(d) + RETRY_MOST_MS;
+	}
 	if (status.state == STORE_READY && r->start_pending && !d->draining)
 		start_engine(d, r);
 	if (status.state == STORE_READY || status.complete)
@@ -331,6 +338,20 @@ void residency_open(struct daemon *d)
 	residency_refresh(d);
 }
 
+void residency_retry(struct daemon *d, struct residency *r)
+{
+	struct store_status status;
+	r->store_retry_at = 0;
+	if (!r->n_placed || store_status(d->store, r->model, &status) || status.state != STORE_FAILED)
+		return;
+	r->why[0] = 0;
+	r->start_pending = true;
+	r->retry_at = daemon_ms(d);
+	int err = store_want(d->store, r->model, r->placed, r->n_placed);
+	if (err)
+		snprintf(r->why, sizeof r->why, "its weights cannot be fetched: %s", err_str(err));
+}
+
 /* --- time ------------------------------------------------------------------------------------------ */
 
 void residency_refresh(struct daemon *d)
@@ -396,5 +417,7 @@ void residency_tick(struct daemon *d)
 		struct store_status status;
 		if (r->retry_at && ms >= r->retry_at && !d->draining && !store_status(d->store, r->model, &status) && status.state == STORE_READY)
 			start_engine(d, r);
+		if (r->store_retry_at && ms >= r->store_retry_at)
+			residency_retry(d, r);
 	}
 }

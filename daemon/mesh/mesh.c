@@ -321,8 +321,10 @@ static bool list_peer(const struct record *r, void *arg)
 	p->bytes_out = n->bytes_out;
 	if (n->address[0])
 		text_copy(p->address, sizeof p->address, n->address);
-	if (!n->up)
+	if (!n->up) {
 		text_copy(p->trouble, sizeof p->trouble, n->trouble);
+		p->clock_differs = neighbours_clock_differs(n);
+	}
 	for (int k = 0; k < 2; k++)
 		if (n->ports[k]) {
 			p->bytes_in += link_bytes_in(n->ports[k]->link);

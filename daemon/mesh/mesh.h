@@ -64,6 +64,7 @@ struct mesh_peer {
 	double rtt_ms;
 	uint64_t bytes_in, bytes_out;
 	uint64_t since;                    /* Unix seconds of the last change of up */
+	bool clock_differs;                /* that is why it is down */
 	char trouble[160];                 /* why it is down: "connection refused at 192.0.2.1:7740", ... */
 };
 size_t mesh_peers(const struct mesh *mesh, struct mesh_peer *out, size_t max);

@@ -38,6 +38,7 @@ struct port {                              /* what the mesh knows of one link; t
 	bool dialled, up;
 	uint8_t node[KEY_BYTES];
 	char address[ADDRESS_SIZE];        /* dialled */
+	char why[TROUBLE_SIZE];            /* what we have against the node that answered; "" nothing */
 	uint64_t up_ms;
 	/* PORT_INVITED */
 	enum invitation_role invited_as;
@@ -109,6 +110,7 @@ void neighbours_refresh(struct mesh *mesh);                                   /*
 void neighbours_dial(struct mesh *mesh);                                      /* what is due */
 struct neighbour *neighbours_find(const struct mesh *mesh, const uint8_t node[KEY_BYTES]);
 struct neighbour *neighbours_get(struct mesh *mesh, const uint8_t node[KEY_BYTES]);    /* makes it; NULL without memory */
+bool neighbours_clock_differs(const struct neighbour *n);                     /* as of the last handshake that came so far */
 void neighbours_disconnect(struct mesh *mesh, const uint8_t node[KEY_BYTES], int why);
 struct port *port_new(struct mesh *mesh, enum port_role role, enum link_kind kind, const uint8_t node[KEY_BYTES]);
 void port_free(struct port *port);                                            /* takes it off the list */

@@ -19,6 +19,7 @@
 #include "proto/text.h"
 
 #define CLOCK_WARNING_MS 30000
+#define CLOCK_TROUBLE "their clock is"
 
 struct neighbour *neighbours_find(const struct mesh *mesh, const uint8_t node[KEY_BYTES])
 {
@@ -70,17 +71,18 @@ void port_free(struct port *port)
 /* --- who is let in ------------------------------------------------------------------------------- */
 
 /* Unless both clocks agree roughly, "expired" and "not yet" mean nothing. Said to people when a node that we know says so. */
-static int check_clock(struct mesh *mesh, const struct link_peer *peer, const uint8_t node[KEY_BYTES])
+static int check_clock(struct mesh *mesh, const struct link_peer *peer, const uint8_t node[KEY_BYTES], char *why, size_t why_size)
 {
 	uint64_t now = mesh_now(mesh), off = peer->time > now ? peer->time - now : now - peer->time;
 	if (off < CLOCKS_DIFFER_MAX_S)
 		return 0;
 	char text[40], who[2 * NAME_SIZE + 4];
 	text_duration(off, text, sizeof text);
+	snprintf(why, why_size, CLOCK_TROUBLE " %s %s ours: one of the two is wrong (`timedatectl set-ntp true`)", text,
+		 peer->time > now ? "ahead of" : "behind");
 	struct neighbour *n = trust_admits(mesh->config.trust, node, now) ? NULL : neighbours_get(mesh, node);
 	if (n)
-		snprintf(n->trouble, sizeof n->trouble, "their clock is %s %s ours: one of the two is wrong (`timedatectl set-ntp true`)", text,
-			 peer->time > now ? "ahead of" : "behind");
+		text_copy(n->trouble, sizeof n->trouble, why);
 	if (mesh_ms(mesh) >= mesh->clock_warned_ms) {
 		mesh->clock_warned_ms = mesh_ms(mesh) + CLOCK_WARNING_MS;
 		log_warning("%s cannot be linked with: its clock or ours is off by %s. Set both by NTP (`timedatectl set-ntp true`) and it will "
@@ -88,6 +90,11 @@ static int check_clock(struct mesh *mesh, const struct link_peer *peer, const ui
 			    mesh_name(mesh, node, who), text);
 	}
 	return ERR_EXPIRED;
+}
+
+bool neighbours_clock_differs(const struct neighbour *n)
+{
+	return !strncmp(n->trouble, CLOCK_TROUBLE, strlen(CLOCK_TROUBLE));
 }
 
 int neighbours_read_card(const struct mesh *mesh, const struct link_peer *peer, struct record *out, char *why, size_t why_size)
@@ -116,9 +123,11 @@ int neighbours_read_card(const struct mesh *mesh, const struct link_peer *peer, 
 	return 0;
 }
 
-/* All that can be said about a node from its handshake. psk: for a joiner of ours; NULL where we dialled. */
-static int check_peer(struct mesh *mesh, const struct link_peer *peer, struct record *card, uint8_t *psk, char *why, size_t why_size)
+/* All that can be said about a node from its handshake. psk: for a joiner of ours; NULL where we dialled. *clock: nothing is wrong
+ * with it but its clock. */
+static int check_peer(struct mesh *mesh, const struct link_peer *peer, struct record *card, uint8_t *psk, bool *clock, char *why, size_t why_size)
 {
+	*clock = false;
 	int err = neighbours_read_card(mesh, peer, card, why, why_size);
 	if (err)
 		return err;
@@ -133,11 +142,10 @@ static int check_peer(struct mesh *mesh, const struct link_peer *peer, struct re
 	if (err)
 		return err;
 	/* Before expiry, which would blame the card for what the clock does. */
-	err = check_clock(mesh, peer, card->subject);
-	if (err) {
-		snprintf(why, why_size, "the clocks differ by more than %d minutes", CLOCKS_DIFFER_MAX_S / 60);
+	err = check_clock(mesh, peer, card->subject, why, why_size);
+	*clock = err != 0;
+	if (err)
 		return err;
-	}
 	err = record_is_current(card, mesh_now(mesh));
 	if (err)
 		snprintf(why, why_size, "its card has expired");
@@ -149,7 +157,11 @@ int neighbours_admit(void *owner, const struct link_peer *peer, uint8_t psk[CHAN
 	struct mesh *mesh = owner;
 	struct record card;
 	char why[160] = "";
-	int err = check_peer(mesh, peer, &card, psk, why, sizeof why);
+	bool clock;
+	int err = check_peer(mesh, peer, &card, psk, &clock, why, sizeof why);
+	/* A node of which only the clock is wrong is answered, so that it sees ours and can say so: both sides end the link then. */
+	if (clock)
+		return 0;
 	/* Strangers shall not fill the log. */
 	if (err)
 		log_debug("a node that dialled was not let in: %s", why);
@@ -262,7 +274,8 @@ void neighbours_on_up(void *owner, struct link *link, const struct link_peer *pe
 	struct record card;
 	char why[160] = "";
 	uint8_t psk[CHANNEL_KEY];
-	int err = check_peer(mesh, peer, &card, port ? NULL : psk, why, sizeof why);
+	bool clock;
+	int err = check_peer(mesh, peer, &card, port ? NULL : psk, &clock, why, sizeof why);
 	sodium_memzero(psk, sizeof psk);
 	if (!err && port && memcmp(port->node, card.subject, KEY_BYTES)) {
 		snprintf(why, sizeof why, "another node answers with that link key");
@@ -275,6 +288,8 @@ void neighbours_on_up(void *owner, struct link *link, const struct link_peer *pe
 	}
 	if (err) {
 		log_debug("a link with %s ends: %s", link_address(link), why);
+		if (port)
+			text_copy(port->why, sizeof port->why, why);
 		link_close(link, err);
 		return;
 	}
@@ -307,7 +322,7 @@ static void neighbour_closed(struct port *port, int why, const char *detail)
 	if (!was_up) {
 		dialing_failed(mesh->dialing, port->node, port->kind, ms, mesh_random());
 		/* A clock that differs is the better reason for being turned away. */
-		if (n && !n->up && strncmp(n->trouble, "their clock", 11))
+		if (n && !n->up && !neighbours_clock_differs(n))
 			text_copy(n->trouble, sizeof n->trouble, detail);
 	}
 	if (n && n->ports[slot] == port) {
@@ -330,6 +345,8 @@ void neighbours_on_closed(void *owner, struct link *link, int why, const char *d
 		log_debug("a link that never came up: %s", detail);
 		return;
 	}
+	if (port->why[0])
+		detail = port->why;
 	if (port->role == PORT_NEIGHBOUR)
 		neighbour_closed(port, why, detail);
 	else
