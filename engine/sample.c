@@ -22,7 +22,7 @@ void sample_release(struct sample *sample)
 	sample->candidates = NULL;
 }
 
-int sample_check(const struct sampling *s, char *why, size_t why_size)
+int sample_check(const struct sampling *s, uint32_t n_vocab, char *why, size_t why_size)
 {
 	const char *bad = NULL;
 
@@ -40,10 +40,19 @@ int sample_check(const struct sampling *s, char *why, size_t why_size)
 		bad = "presence_penalty";
 	else if (!isfinite(s->frequency_penalty))
 		bad = "frequency_penalty";
-	if (!bad)
-		return 0;
-	snprintf(why, why_size, "%s is out of range", bad);
-	return ERR_MALFORMED;
+	if (bad) {
+		snprintf(why, why_size, "%s is out of range", bad);
+		return ERR_MALFORMED;
+	}
+	for (size_t i = 0; i < s->n_bias; i++) {
+		struct logit_bias bias = logit_bias_get(s, i);
+
+		if (bias.id < 0 || (uint32_t)bias.id >= n_vocab || !isfinite(bias.bias)) {
+			snprintf(why, why_size, "logit_bias: the model has tokens 0 to %u, and %d is none of them", n_vocab - 1, bias.id);
+			return ERR_MALFORMED;
+		}
+	}
+	return 0;
 }
 
 /* The finaliser of SplitMix64 (Steele, Lea, Flood 2014). */
@@ -153,17 +162,19 @@ static void penalise(struct candidate *c, const struct sampling *s, const int32_
 	}
 }
 
-static int32_t largest(const struct candidate *c, uint32_t n)
+/* Where the best one stands. */
+static size_t largest(const struct candidate *c, size_t n)
 {
-	uint32_t best = 0;
+	size_t best = 0;
 
-	for (uint32_t i = 1; i < n; i++)
+	for (size_t i = 1; i < n; i++)
 		if (c[i].logit > c[best].logit)
 			best = i;
-	return c[best].id;
+	return best;
 }
 
-static float log_probability(const float *logits, uint32_t n, int32_t id)
+/* The logarithm of the sum of all exponentials: what makes a logit a logprob. */
+static double log_total(const float *logits, uint32_t n)
 {
 	float top = logits[0];
 	double sum = 0;
@@ -173,26 +184,55 @@ static float log_probability(const float *logits, uint32_t n, int32_t id)
 			top = logits[i];
 	for (uint32_t i = 0; i < n; i++)
 		sum += expf(logits[i] - top);
-	return (float)(logits[id] - top - log(sum));
+	return top + log(sum);
 }
 
-int32_t sample_choose(struct sample *sample, const float *logits, const struct sampling *s, uint32_t position,
-		      const int32_t *recent, size_t n_recent, float *logprob)
+size_t sample_top(const float *logits, uint32_t n_vocab, struct candidate *out, size_t max)
+{
+	double total = log_total(logits, n_vocab);
+	size_t n = 0;
+
+	for (uint32_t i = 0; i < n_vocab && max; i++) {
+		struct candidate c = { logits[i], (int32_t)i };
+		size_t at;
+
+		if (n == max && !ahead(&c, &out[n - 1]))
+			continue;
+		at = n < max ? n++ : n - 1;
+		for (; at && ahead(&c, &out[at - 1]); at--)
+			out[at] = out[at - 1];
+		out[at] = c;
+	}
+	for (size_t i = 0; i < n; i++)
+		out[i].logit = (float)(out[i].logit - total);
+	return n;
+}
+
+/* Every token with its logit, bias and penalties applied. */
+static void fill(struct sample *sample, const float *logits, const struct sampling *s, const int32_t *recent, size_t n_recent)
 {
 	struct candidate *c = sample->candidates;
-	size_t n = sample->n_vocab, k = s->top_k > 0 && (size_t)s->top_k < n ? (size_t)s->top_k : n, kept = 0;
-	double total = 0, sum = 0, mark;
-	float top;
-	int32_t id;
 
 	for (uint32_t i = 0; i < sample->n_vocab; i++)
 		c[i] = (struct candidate){ logits[i], (int32_t)i };
-	penalise(c, s, recent, n_recent, sample->n_vocab);
-	if (s->temperature <= 0) {
-		id = largest(c, sample->n_vocab);
-		goto out;
+	for (size_t i = 0; i < s->n_bias; i++) {
+		struct logit_bias bias = logit_bias_get(s, i);
+
+		c[bias.id].logit += bias.bias;
 	}
-	top = c[largest(c, sample->n_vocab)].logit;
+	penalise(c, s, recent, n_recent, sample->n_vocab);
+}
+
+/* One of n candidates; random in [0, 1). */
+static int32_t draw(struct candidate *c, size_t n, const struct sampling *s, double random)
+{
+	size_t k = s->top_k > 0 && (size_t)s->top_k < n ? (size_t)s->top_k : n, kept = 0;
+	double total = 0, sum = 0, mark;
+	float top;
+
+	if (s->temperature <= 0)
+		return c[largest(c, n)].id;
+	top = c[largest(c, n)].logit;
 	if (k < n || s->top_p < 1)
 		n = keep_best(c, n, k, s->top_p);
 	for (size_t i = 0; i < n; i++)
@@ -200,16 +240,37 @@ int32_t sample_choose(struct sample *sample, const float *logits, const struct s
 			c[kept++] = c[i];
 	for (size_t i = 0; i < kept; i++)
 		total += expf((c[i].logit - top) / s->temperature);
-	mark = sample_random(s->seed, position) * total;
-	id = c[kept - 1].id;
+	mark = random * total;
 	for (size_t i = 0; i < kept; i++) {
 		sum += expf((c[i].logit - top) / s->temperature);
-		if (sum > mark) {
-			id = c[i].id;
-			break;
-		}
+		if (sum > mark)
+			return c[i].id;
 	}
-out:
-	*logprob = log_probability(logits, sample->n_vocab, id);
+	return c[kept - 1].id;
+}
+
+int32_t sample_choose(struct sample *sample, const float *logits, const struct sampling *s, uint32_t position,
+		      const int32_t *recent, size_t n_recent, const struct sample_filter *filter, float *logprob)
+{
+	struct candidate *c = sample->candidates;
+	size_t left = 0;
+	int32_t id;
+	int err;
+
+	fill(sample, logits, s, recent, n_recent);
+	id = draw(c, sample->n_vocab, s, sample_random(s->seed, position));
+	if (filter && !filter->allows(filter->arg, id)) {
+		fill(sample, logits, s, recent, n_recent);
+		err = filter->forbid(filter->arg, c, sample->n_vocab);
+		if (err)
+			return err;
+		for (uint32_t i = 0; i < sample->n_vocab; i++)
+			if (c[i].logit != -INFINITY)
+				c[left++] = c[i];
+		if (!left)
+			return SAMPLE_NONE;
+		id = draw(c, left, s, sample_random(~s->seed, position));
+	}
+	*logprob = (float)(logits[id] - log_total(logits, sample->n_vocab));
 	return id;
 }

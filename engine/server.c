@@ -10,6 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "engine/grammar.h"
 #include "engine/inspect.h"
 #include "engine/quirks.h"
 #include "engine/render.h"
@@ -33,6 +34,7 @@ struct server {
 	size_t n_shards;
 	struct shard *shards[RANGES_MAX];
 	struct sessions sessions;
+	struct grammar **grammars;         /* one for each of sessions.all, NULL where it has none */
 	struct llama_model *vocabulary;    /* NULL when a shard has one, or none is needed */
 	struct sample sample;
 	float *rows;                       /* (CHUNK_ROWS, n_embd): what came, aligned */
@@ -146,6 +148,10 @@ static void unload(struct server *s)
 	if (s->vocabulary)
 		llama_model_free(s->vocabulary);
 	s->vocabulary = NULL;
+	for (size_t i = 0; s->grammars && i < s->sessions.n; i++)
+		grammar_free(s->grammars[i]);
+	free(s->grammars);
+	s->grammars = NULL;
 	sessions_release(&s->sessions);
 	sample_release(&s->sample);
 	free(s->rows);
@@ -252,7 +258,8 @@ static int load_shards(struct server *s, const struct engine_load *m, char *why,
 	if (!err)
 		err = sample_init(&s->sample, s->directory.n_vocab);
 	s->rows = calloc((size_t)CHUNK_ROWS * s->directory.n_embd, sizeof *s->rows);
-	return err ? err : s->rows ? 0 : -ENOMEM;
+	s->grammars = calloc(s->sessions.n, sizeof *s->grammars);
+	return err ? err : s->rows && s->grammars ? 0 : -ENOMEM;
 }
 
 static void fill_loaded(const struct server *s, struct engine_loaded *answer)
@@ -379,6 +386,19 @@ static void fork_session(struct server *s, struct session *session, const struct
 		session_fork(session, from);
 }
 
+/* A session that ends the model gets its grammar, or loses the one of the session before it. */
+static int set_grammar(struct server *s, const struct session *session, char *why, size_t why_size)
+{
+	struct grammar **at = &s->grammars[session - s->sessions.all];
+	const struct shard *shard = s->shards[session->shard];
+
+	grammar_free(*at);
+	*at = NULL;
+	if (!shard_ends(shard) || !session->sampling.grammar_length)
+		return 0;
+	return grammar_new(at, shard_vocab(shard), session->sampling.grammar, why, why_size);
+}
+
 static int open_session(struct server *s, const struct engine_open *m, char *why, size_t why_size)
 {
 	struct session *session, *before = s->loaded ? sessions_find(&s->sessions, m->session, m->stage) : NULL;
@@ -411,7 +431,7 @@ static int open_session(struct server *s, const struct engine_open *m, char *why
 			 shard_context(s->shards[shard]));
 		return ERR_CONTEXT;
 	}
-	err = sample_check(&m->sampling, why, why_size);
+	err = sample_check(&m->sampling, s->directory.n_vocab, why, why_size);
 	if (err)
 		return err;
 	err = sessions_open(&s->sessions, m, shard, &session, &fresh);
@@ -425,6 +445,11 @@ static int open_session(struct server *s, const struct engine_open *m, char *why
 		err = shard_truncate(s->shards[shard], session->sequence, 0, &have);
 	if (!err && fresh && m->forks)
 		fork_session(s, session, m);
+	if (!err) {
+		err = set_grammar(s, session, why, why_size);
+		if (err)
+			session_close(session);
+	}
 	return err;
 }
 
@@ -467,9 +492,69 @@ static int on_close(struct server *s, const struct frame *frame)
 
 /* --- rows ------------------------------------------------------------------------------------------ */
 
-/* The wanted tokens, sampled one after the other: each may lean on those before it. */
+/* The pieces of one answer, while it is written: each token's own, and its neighbours'. */
+struct pieces {
+	size_t n;
+	uint8_t bytes[CHUNK_ROWS * (1 + TOP_LOGPROBS_MAX)][PIECE_MAX];
+};
+
+static int take_piece(struct shard *shard, int32_t id, struct pieces *pieces, const uint8_t **piece, uint32_t *length,
+		      bool *end, char *why, size_t why_size)
+{
+	uint8_t *at = pieces->bytes[pieces->n++];
+	int n = render_piece(shard_vocab(shard), id, at, end);
+
+	if (n < 0) {
+		snprintf(why, why_size, "a token's text is longer than %d bytes", PIECE_MAX);
+		return n;
+	}
+	*piece = at;
+	*length = (uint32_t)n;
+	return 0;
+}
+
+static int tell_top(struct server *s, struct shard *shard, const float *logits, size_t max, struct token *token, struct pieces *pieces,
+		    char *why, size_t why_size)
+{
+	struct candidate top[TOP_LOGPROBS_MAX];
+	size_t n = sample_top(logits, s->directory.n_vocab, top, max);
+	bool end;
+	int err = 0;
+
+	for (size_t i = 0; i < n && !err; i++) {
+		struct token_top *t = &token->top[i];
+
+		t->id = top[i].id;
+		t->logprob = top[i].logit;
+		err = take_piece(shard, t->id, pieces, &t->piece, &t->piece_length, &end, why, why_size);
+	}
+	token->n_top = (uint32_t)n;
+	return err;
+}
+
+/* What may stand at position by the session's grammar: *filter, or NULL without one. */
+static int follow_grammar(struct server *s, const struct session *session, uint32_t position, struct sample_filter *filter,
+			  const struct sample_filter **out, uint32_t *missing, char *why, size_t why_size)
+{
+	struct grammar *grammar = s->grammars[session - s->sessions.all];
+	const int32_t *answer;
+	size_t n;
+	int err;
+
+	*out = NULL;
+	if (!grammar)
+		return 0;
+	err = session_answer(session, position, &answer, &n, missing);
+	if (!err)
+		err = grammar_follow(grammar, answer, n, why, why_size);
+	*filter = grammar_filter(grammar);
+	*out = filter;
+	return err;
+}
+
+/* The wanted tokens, sampled one after the other: each may lean on those before it. *missing: with ERR_NEED_REPLAY, from where. */
 static int sample_tokens(struct server *s, struct session *session, const struct rows_block *b, struct tokens_message *m,
-			 uint8_t (*pieces)[PIECE_MAX], char *why, size_t why_size)
+			 struct pieces *pieces, uint32_t *missing, char *why, size_t why_size)
 {
 	struct shard *shard = s->shards[session->shard];
 
@@ -480,17 +565,26 @@ static int sample_tokens(struct server *s, struct session *session, const struct
 		const float *logits = shard_logits(shard, i);
 		int32_t recent[SAMPLE_WINDOW];
 		size_t n = session_recent(session, position, recent, SAMPLE_WINDOW);
-		int length;
+		const struct sample_filter *filter;
+		struct sample_filter grammar;
+		int err;
 
-		token->id = sample_choose(&s->sample, logits, &session->sampling, position, recent, n, &token->logprob);
-		length = render_piece(shard_vocab(shard), token->id, pieces[i], &token->end);
-		if (length < 0) {
-			snprintf(why, why_size, "a token's text is longer than %d bytes", PIECE_MAX);
-			return length;
+		err = follow_grammar(s, session, position, &grammar, &filter, missing, why, why_size);
+		if (err)
+			return err;
+		token->id = sample_choose(&s->sample, logits, &session->sampling, position, recent, n, filter, &token->logprob);
+		if (token->id == SAMPLE_NONE) {          /* a grammar that is complete, and a vocabulary that cannot say so */
+			*token = (struct token){ .end = true };
+			continue;
 		}
+		if (token->id < 0)
+			return token->id;
+		err = take_piece(shard, token->id, pieces, &token->piece, &token->piece_length, &token->end, why, why_size);
+		if (!err)
+			err = tell_top(s, shard, logits, session->sampling.top, token, pieces, why, why_size);
+		if (err)
+			return err;
 		token->end = token->end && !session->sampling.ignore_end;
-		token->piece = pieces[i];
-		token->piece_length = (uint32_t)length;
 		session_sampled(session, position, token->id);
 		if (s->config->logits && s->config->n_logits >= s->directory.n_vocab && i + 1 == b->want)
 			memcpy(s->config->logits, logits, s->directory.n_vocab * sizeof *logits);
@@ -499,14 +593,17 @@ static int sample_tokens(struct server *s, struct session *session, const struct
 	return 0;
 }
 
-static int answer_tokens(struct server *s, struct session *session, const struct rows_block *b, int64_t begin, char *why, size_t why_size)
+static int answer_tokens(struct server *s, struct session *session, const struct rows_block *b, int64_t begin, uint32_t *missing, char *why,
+			 size_t why_size)
 {
-	static uint8_t pieces[CHUNK_ROWS][PIECE_MAX];
-	struct tokens_message m = { .epoch = b->epoch, .sequence = b->sequence, .position = b->position + b->count - b->want + 1 };
+	static struct pieces pieces;
+	static struct tokens_message m;
 	int err;
 
+	m = (struct tokens_message){ .epoch = b->epoch, .sequence = b->sequence, .position = b->position + b->count - b->want + 1 };
+	pieces.n = 0;
 	memcpy(m.session, b->session, SESSION_BYTES);
-	err = sample_tokens(s, session, b, &m, pieces, why, why_size);
+	err = sample_tokens(s, session, b, &m, &pieces, missing, why, why_size);
 	if (err)
 		return err;
 	m.microseconds = (uint32_t)(ggml_time_us() - begin);
@@ -569,7 +666,7 @@ static int compute_block(struct server *s, struct session *session, const struct
 		return err;
 	if (in.tokens)
 		session_given(session, b->position, in.tokens, b->count);
-	return shard_ends(shard) ? answer_tokens(s, session, b, begin, why, why_size) : answer_rows(s, session, b, begin);
+	return shard_ends(shard) ? answer_tokens(s, session, b, begin, position, why, why_size) : answer_rows(s, session, b, begin);
 }
 
 static int server_block(struct server *s, const struct rows_block *b)

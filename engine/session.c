@@ -90,6 +90,21 @@ static struct history *history_share(struct sessions *sessions, const uint8_t id
 	return history;
 }
 
+static int take_sampling(struct session *s, const struct engine_open *open)
+{
+	struct sampling sampling;
+	void *memory;
+	int err = sampling_copy(&sampling, &open->sampling, &memory);
+
+	if (err)
+		return err;
+	free(s->sampling_memory);
+	s->sampling = sampling;
+	s->sampling_memory = memory;
+	s->prompt = open->prompt;
+	return 0;
+}
+
 int sessions_open(struct sessions *sessions, const struct engine_open *open, size_t shard, struct session **out, bool *fresh)
 {
 	struct session *s = sessions_find(sessions, open->session, open->stage);
@@ -104,13 +119,16 @@ int sessions_open(struct sessions *sessions, const struct engine_open *open, siz
 		return s->shard == shard && s->range.end == open->range.end ? 0 : ERR_MALFORMED;
 	}
 	if (s && s->shard == shard && s->range.end == open->range.end) {
-		if (history_grow(s->history, open->context + 1))
-			return -ENOMEM;
+		int err = history_grow(s->history, open->context + 1);
+
+		if (!err)
+			err = take_sampling(s, open);
+		if (err)
+			return err;
 		s->epoch = open->epoch;
 		s->next = 0;
 		s->faulted = false;
 		s->context = open->context;
-		s->sampling = open->sampling;
 		*out = s;
 		return 0;
 	}
@@ -134,8 +152,11 @@ int sessions_open(struct sessions *sessions, const struct engine_open *open, siz
 	s->range = open->range;
 	s->sequence = (unsigned)((size_t)(s - sessions->all) % sessions->per_shard);
 	s->context = open->context;
-	s->sampling = open->sampling;
 	s->history = history;
+	if (take_sampling(s, open)) {
+		session_close(s);
+		return -ENOMEM;
+	}
 	*fresh = true;
 	*out = s;
 	return 0;
@@ -146,6 +167,8 @@ void session_close(struct session *s)
 	if (!s->open)
 		return;
 	s->open = false;
+	free(s->sampling_memory);
+	s->sampling_memory = NULL;
 	if (--s->history->users == 0) {
 		explicit_bzero(s->history->tokens, s->history->capacity * sizeof *s->history->tokens);
 		free(s->history->tokens);
@@ -242,4 +265,16 @@ size_t session_recent(const struct session *s, uint32_t position, int32_t *out, 
 		if (s->history->tokens[i] >= 0)
 			out[n++] = s->history->tokens[i];
 	return n;
+}
+
+int session_answer(const struct session *s, uint32_t position, const int32_t **tokens, size_t *n, uint32_t *missing)
+{
+	*n = position > s->prompt ? position - s->prompt : 0;
+	*tokens = s->history->tokens + (*n ? s->prompt : 0);
+	for (size_t i = 0; i < *n; i++)
+		if (s->prompt + i >= s->history->capacity || (*tokens)[i] < 0) {
+			*missing = s->prompt + (uint32_t)i;
+			return ERR_NEED_REPLAY;
+		}
+	return 0;
 }

@@ -34,7 +34,9 @@ struct session {
 	uint64_t next;                    /* sequence number of the next block */
 	uint32_t context;
 	bool faulted;
+	uint32_t prompt;                  /* positions of the question */
 	struct sampling sampling;
+	void *sampling_memory;            /* what its views point into */
 	struct history *history;
 };
 
@@ -71,5 +73,7 @@ void session_reached(struct session *session, uint32_t end);
 void session_sampled(struct session *session, uint32_t position, int32_t token);
 /* Up to max known tokens just before position, oldest first. */
 size_t session_recent(const struct session *session, uint32_t position, int32_t *out, size_t max);
+/* The answer's tokens before position: a view, and how many. ERR_NEED_REPLAY: one is not known, the first of them at *missing. */
+int session_answer(const struct session *session, uint32_t position, const int32_t **tokens, size_t *n, uint32_t *missing);
 
 #endif

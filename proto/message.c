@@ -193,10 +193,22 @@ int rows_decode(const struct frame *f, struct rows_message *m)
 
 /* --- TOKENS ------------------------------------------------------------------------------------------
  *
- * Head {session, epoch, "sequence", "position", "microseconds", "tokens": [[id, logprob, end, length], ...]};
- * tail: the pieces in that order, without gaps. */
+ * Head {session, epoch, "sequence", "position", "microseconds", "tokens": [[id, logprob, end, length, top], ...]}, where top, a
+ * later addition, is [id, logprob, length, id, logprob, length, ...]; tail: the pieces in that order, without gaps. */
 
-enum { TOKEN_FIELDS = 4 };
+enum { TOKEN_FIELDS = 5, TOP_FIELDS = 3 };
+
+/* A token's piece, or one of its neighbours': the rules are the same. */
+static int put_piece(struct pack_writer *w, struct buf *tail, int32_t id, float logprob, const uint8_t *piece, uint32_t length)
+{
+	if (id < 0 || !isfinite(logprob))
+		return ERR_MALFORMED;
+	if (length > PIECE_MAX)
+		return ERR_LIMIT;
+	pack_uint(w, (uint64_t)id);
+	pack_double(w, logprob);
+	return length ? buf_append(tail, piece, length) : 0;
+}
 
 int tokens_encode(struct buf *out, const struct tokens_message *m)
 {
@@ -211,32 +223,75 @@ int tokens_encode(struct buf *out, const struct tokens_message *m)
 	pack_str(&head.w, "tokens");
 	pack_array(&head.w, m->n_tokens);
 
-	uint8_t pieces[TOKENS_MAX * PIECE_MAX];
-	size_t length = 0;
+	struct buf tail;
+	size_t tops = 0;
 	int err = 0;
+	buf_init(&tail, FRAME_TAIL_MAX);
 	for (size_t i = 0; !err && i < m->n_tokens; i++) {
 		const struct token *t = &m->tokens[i];
-		if (t->id < 0 || !isfinite(t->logprob))
-			err = ERR_MALFORMED;
-		else if (t->piece_length > PIECE_MAX)
+		tops += t->n_top;
+		if (t->n_top > TOP_LOGPROBS_MAX || tops > TOPS_MAX)
 			err = ERR_LIMIT;
 		if (err)
 			break;
 		pack_array(&head.w, TOKEN_FIELDS);
-		pack_uint(&head.w, (uint64_t)t->id);
-		pack_double(&head.w, t->logprob);
+		err = put_piece(&head.w, &tail, t->id, t->logprob, t->piece, t->piece_length);
 		pack_uint(&head.w, t->end);
 		pack_uint(&head.w, t->piece_length);
-		if (t->piece_length)
-			memcpy(pieces + length, t->piece, t->piece_length);
-		length += t->piece_length;
+		pack_array(&head.w, TOP_FIELDS * t->n_top);
+		for (size_t k = 0; !err && k < t->n_top; k++) {
+			err = put_piece(&head.w, &tail, t->top[k].id, t->top[k].logprob, t->top[k].piece, t->top[k].piece_length);
+			pack_uint(&head.w, t->top[k].piece_length);
+		}
 	}
 	if (err)
 		head.w.err = err;
-	return head_end(&head, out, FRAME_TOKENS, pieces, length);
+	err = head_end(&head, out, FRAME_TOKENS, tail.data, tail.length);
+	buf_release(&tail);
+	return err;
 }
 
-static void read_token(struct pack_cursor c, const struct frame *f, size_t *offset, struct token *t)
+/* Its place in the tail; moves *offset behind it. */
+static const uint8_t *take_piece(struct pack_cursor c, const struct frame *f, size_t *offset, double logprob, uint32_t length)
+{
+	if (*c.err)
+		return NULL;
+	if (fabs(logprob) > FLT_MAX || length > f->tail_length - *offset) {
+		field_fail(c, ERR_MALFORMED);
+		return NULL;
+	}
+	const uint8_t *piece = f->tail + *offset;
+	*offset += length;
+	return piece;
+}
+
+static void read_tops(struct pack_cursor list, const struct frame *f, size_t *offset, size_t *tops, struct token *t)
+{
+	size_t n = pack_count(list) / TOP_FIELDS;
+	t->n_top = 0;
+	if (*list.err)
+		return;
+	if (!pack_is_array(list) || pack_count(list) % TOP_FIELDS) {
+		field_fail(list, ERR_MALFORMED);
+		return;
+	}
+	*tops += n;
+	if (n > TOP_LOGPROBS_MAX || *tops > TOPS_MAX) {
+		field_fail(list, ERR_LIMIT);
+		return;
+	}
+	for (size_t k = 0; k < n; k++) {
+		struct token_top *top = &t->top[k];
+		top->id = (int32_t)pack_at_uint(list, TOP_FIELDS * k, INT32_MAX);
+		double logprob = pack_at_double(list, TOP_FIELDS * k + 1);
+		top->piece_length = (uint32_t)pack_at_uint(list, TOP_FIELDS * k + 2, PIECE_MAX);
+		top->piece = take_piece(list, f, offset, logprob, top->piece_length);
+		top->logprob = top->piece ? (float)logprob : 0;
+	}
+	t->n_top = *list.err ? 0 : (uint32_t)n;
+}
+
+static void read_token(struct pack_cursor c, const struct frame *f, size_t *offset, size_t *tops, struct token *t)
 {
 	if (!*c.err && !pack_is_array(c))
 		field_fail(c, ERR_MALFORMED);
@@ -244,15 +299,13 @@ static void read_token(struct pack_cursor c, const struct frame *f, size_t *offs
 	double logprob = pack_at_double(c, 1);
 	t->end = pack_at_uint(c, 2, 1);
 	t->piece_length = (uint32_t)pack_at_uint(c, 3, PIECE_MAX);
+	t->piece = take_piece(c, f, offset, logprob, t->piece_length);
 	if (*c.err)
 		return;
-	if (fabs(logprob) > FLT_MAX || t->piece_length > f->tail_length - *offset) {
-		field_fail(c, ERR_MALFORMED);
-		return;
-	}
 	t->logprob = (float)logprob;
-	t->piece = f->tail + *offset;
-	*offset += t->piece_length;
+	t->n_top = 0;
+	if (pack_count(c) > TOKEN_FIELDS - 1)
+		read_tops(pack_at(c, TOKEN_FIELDS - 1), f, offset, tops, t);
 }
 
 int tokens_decode(const struct frame *f, struct tokens_message *m)
@@ -268,13 +321,13 @@ int tokens_decode(const struct frame *f, struct tokens_message *m)
 	m->position = (uint32_t)pack_get_uint(head.c, "position", CONTEXT_MAX);
 	m->microseconds = (uint32_t)pack_get_uint(head.c, "microseconds", UINT32_MAX);
 	struct pack_cursor list = pack_get(head.c, "tokens");
-	size_t n = pack_count(list), offset = 0;
+	size_t n = pack_count(list), offset = 0, tops = 0;
 	if (n > TOKENS_MAX)
 		field_fail(head.c, ERR_LIMIT);
 	if (!head.err && !pack_is_array(list))
 		field_fail(head.c, ERR_MALFORMED);
 	for (size_t i = 0; !head.err && i < n; i++)
-		read_token(pack_at(list, i), f, &offset, &m->tokens[i]);
+		read_token(pack_at(list, i), f, &offset, &tops, &m->tokens[i]);
 	if (!head.err && offset != f->tail_length)
 		field_fail(head.c, ERR_MALFORMED);
 	err = head_close(&head);

@@ -48,12 +48,22 @@ int rows_encode(struct buf *out, const struct rows_message *m);
 int rows_decode(const struct frame *f, struct rows_message *m);
 
 /* What the last shard says after each block: want tokens sampled (0 or more), as ids and text. */
+#define TOP_LOGPROBS_MAX 20          /* likeliest tokens named beside each token */
+#define TOPS_MAX (CHUNK_ROWS * TOP_LOGPROBS_MAX)     /* of one frame */
+struct token_top {
+	int32_t id;
+	float logprob;
+	uint32_t piece_length;
+	const uint8_t *piece;
+};
 struct token {
 	int32_t id;
-	float logprob;                    /* natural logarithm, of the distribution before temperature */
+	float logprob;                    /* natural logarithm, of the model's own distribution: before bias, penalties, temperature */
 	bool end;                         /* end of generation: its text is not part of the answer */
 	uint32_t piece_length;
 	const uint8_t *piece;             /* bytes; may be a part of a UTF-8 character */
+	uint32_t n_top;                   /* as many as sampling.top asked for, likeliest first */
+	struct token_top top[TOP_LOGPROBS_MAX];
 };
 struct tokens_message {
 	uint8_t session[SESSION_BYTES];
@@ -163,12 +173,30 @@ struct sampling {
 	float repeat_penalty, presence_penalty, frequency_penalty;   /* 1, 0, 0: off */
 	uint64_t seed;                    /* the random number for a position comes from (seed, position) alone */
 	bool ignore_end;                  /* tests and benches: go on after an end token */
+	uint32_t top;                     /* how many of the likeliest tokens are told beside each: 0 .. TOP_LOGPROBS_MAX */
+	/* Views, in the tail of ENGINE_OPEN. */
+	size_t n_bias;                    /* added to logits before anything else; 0 .. LOGIT_BIAS_MAX */
+	const uint8_t *bias;              /* n_bias times int32 id, float32 bias, little-endian */
+	size_t grammar_length;            /* 0: none; at most GRAMMAR_BYTES_MAX, UTF-8 without NUL */
+	const char *grammar;              /* GBNF: what follows the prompt must match its rule "root" */
 };
+#define LOGIT_BIAS_MAX 1024
+#define LOGIT_BIAS_BYTES 8
+#define GRAMMAR_BYTES_MAX (64u << 10)
+struct logit_bias {
+	int32_t id;
+	float bias;
+};
+void logit_bias_put(uint8_t out[LOGIT_BIAS_BYTES], struct logit_bias bias);
+struct logit_bias logit_bias_get(const struct sampling *sampling, size_t i);
+/* With views into memory of its own (*memory, to be freed), where the grammar ends with NUL. -ENOMEM. */
+int sampling_copy(struct sampling *out, const struct sampling *from, void **memory);
 struct engine_open {                  /* daemon to its engine: a session on one of its shards */
 	uint8_t session[SESSION_BYTES];
 	uint32_t epoch, stage;
 	struct layer_range range;         /* one of those loaded, or inside one when the engine can */
 	uint32_t context;
+	uint32_t prompt;                  /* positions before it are the question: what a grammar does not look at */
 	struct sampling sampling;         /* used when the range ends the model */
 	bool forks;
 	uint8_t from[SESSION_BYTES];      /* a new session begins with what this one's same stage holds, where the model permits */

@@ -270,9 +270,46 @@ int engine_loaded_decode(const struct frame *f, struct engine_loaded *m)
 	return head_close(&head);
 }
 
-/* --- open -------------------------------------------------------------------------------------------- */
+/* --- open --------------------------------------------------------------------------------------------
+ *
+ * Tail: the biases of logits, then the grammar; the head says how many and how long. */
 
 #define PENALTY_MAX 100.0f
+#define BIAS_MAX 100.0f
+
+void logit_bias_put(uint8_t out[LOGIT_BIAS_BYTES], struct logit_bias bias)
+{
+	uint32_t bits;
+	memcpy(&bits, &bias.bias, sizeof bits);
+	put_u32(out, (uint32_t)bias.id);
+	put_u32(out + 4, bits);
+}
+
+struct logit_bias logit_bias_get(const struct sampling *s, size_t i)
+{
+	struct logit_bias bias = { .id = (int32_t)get_u32(s->bias + i * LOGIT_BIAS_BYTES) };
+	uint32_t bits = get_u32(s->bias + i * LOGIT_BIAS_BYTES + 4);
+	memcpy(&bias.bias, &bits, sizeof bits);
+	return bias;
+}
+
+int sampling_copy(struct sampling *out, const struct sampling *from, void **memory)
+{
+	size_t bytes = from->n_bias * LOGIT_BIAS_BYTES;
+	uint8_t *own = malloc(bytes + from->grammar_length + 1);
+	if (!own)
+		return -ENOMEM;
+	if (bytes)
+		memcpy(own, from->bias, bytes);
+	if (from->grammar_length)
+		memcpy(own + bytes, from->grammar, from->grammar_length);
+	own[bytes + from->grammar_length] = 0;
+	*out = *from;
+	out->bias = own;
+	out->grammar = (const char *)own + bytes;
+	*memory = own;
+	return 0;
+}
 
 static bool is_within(float v, float min, float max)
 {
@@ -282,16 +319,20 @@ static bool is_within(float v, float min, float max)
 static int check_open(const struct engine_open *m)
 {
 	const struct sampling *s = &m->sampling;
-	if (m->stage >= RING_STAGES_MAX || m->context > CONTEXT_MAX)
+	if (m->stage >= RING_STAGES_MAX || m->context > CONTEXT_MAX || m->prompt > CONTEXT_MAX)
 		return ERR_LIMIT;
 	if (m->context < 1 || !field_is_range(&m->range, MODEL_LAYERS_MAX))
 		return ERR_MALFORMED;
 	if (!is_within(s->temperature, 0, PENALTY_MAX) || !is_within(s->top_p, 0, 1) || !is_within(s->min_p, 0, 1) ||
 	    s->top_k < 0 || !is_within(s->repeat_penalty, 0, PENALTY_MAX) ||
 	    !is_within(s->presence_penalty, -PENALTY_MAX, PENALTY_MAX) ||
-	    !is_within(s->frequency_penalty, -PENALTY_MAX, PENALTY_MAX))
+	    !is_within(s->frequency_penalty, -PENALTY_MAX, PENALTY_MAX) || s->top > TOP_LOGPROBS_MAX || s->n_bias > LOGIT_BIAS_MAX ||
+	    s->grammar_length > GRAMMAR_BYTES_MAX)
 		return ERR_LIMIT;
-	return 0;
+	for (size_t i = 0; i < s->n_bias; i++)
+		if (logit_bias_get(s, i).id < 0 || !is_within(logit_bias_get(s, i).bias, -BIAS_MAX, BIAS_MAX))
+			return ERR_LIMIT;
+	return text_is_utf8(s->grammar_length ? s->grammar : "", s->grammar_length) ? 0 : ERR_MALFORMED;
 }
 
 int engine_open_encode(struct buf *out, const struct engine_open *m)
@@ -301,7 +342,8 @@ int engine_open_encode(struct buf *out, const struct engine_open *m)
 		return err;
 	const struct sampling *s = &m->sampling;
 	struct head_writer head;
-	head_begin(&head, m->forks ? 8 : 7);
+	struct buf tail;
+	head_begin(&head, m->forks ? 9 : 8);
 	pack_kv_bin(&head.w, "session", m->session, SESSION_BYTES);
 	if (m->forks)
 		pack_kv_bin(&head.w, "from", m->from, SESSION_BYTES);
@@ -310,8 +352,9 @@ int engine_open_encode(struct buf *out, const struct engine_open *m)
 	pack_kv_uint(&head.w, "first", m->range.first);
 	pack_kv_uint(&head.w, "end", m->range.end);
 	pack_kv_uint(&head.w, "context", m->context);
+	pack_kv_uint(&head.w, "prompt", m->prompt);
 	pack_str(&head.w, "sampling");
-	pack_map(&head.w, 9);
+	pack_map(&head.w, 12);
 	pack_kv_double(&head.w, "temperature", s->temperature);
 	pack_kv_double(&head.w, "top_p", s->top_p);
 	pack_kv_double(&head.w, "min_p", s->min_p);
@@ -321,7 +364,18 @@ int engine_open_encode(struct buf *out, const struct engine_open *m)
 	pack_kv_double(&head.w, "frequency_penalty", s->frequency_penalty);
 	pack_kv_uint(&head.w, "seed", s->seed);
 	pack_kv_bool(&head.w, "ignore_end", s->ignore_end);
-	return head_end(&head, out, FRAME_ENGINE_OPEN, NULL, 0);
+	pack_kv_uint(&head.w, "top", s->top);
+	pack_kv_uint(&head.w, "n_bias", s->n_bias);
+	pack_kv_uint(&head.w, "grammar", s->grammar_length);
+	buf_init(&tail, FRAME_TAIL_MAX);
+	err = buf_append(&tail, s->bias, s->n_bias * LOGIT_BIAS_BYTES);
+	if (!err)
+		err = buf_append(&tail, s->grammar, s->grammar_length);
+	if (err)
+		head.w.err = err;
+	err = head_end(&head, out, FRAME_ENGINE_OPEN, tail.data, tail.length);
+	buf_release(&tail);
+	return err;
 }
 
 /* A float in a double's clothes: what no float can hold becomes infinite, which check_open() refuses. */
@@ -331,7 +385,7 @@ static float get_float(struct pack_cursor c, const char *key, float otherwise)
 	return fabs(v) <= 1e30 ? (float)v : INFINITY;
 }
 
-static void read_sampling(struct pack_cursor c, struct sampling *s)
+static void read_sampling(struct pack_cursor c, const struct frame *f, struct sampling *s)
 {
 	s->temperature = get_float(c, "temperature", 0);
 	s->top_p = get_float(c, "top_p", 1);
@@ -342,13 +396,20 @@ static void read_sampling(struct pack_cursor c, struct sampling *s)
 	s->frequency_penalty = get_float(c, "frequency_penalty", 0);
 	s->seed = pack_get_uint_or(c, "seed", UINT64_MAX, 0);
 	s->ignore_end = pack_get_bool_or(c, "ignore_end", false);
+	s->top = (uint32_t)pack_get_uint_or(c, "top", TOP_LOGPROBS_MAX, 0);
+	s->n_bias = (size_t)pack_get_uint_or(c, "n_bias", LOGIT_BIAS_MAX, 0);
+	s->grammar_length = (size_t)pack_get_uint_or(c, "grammar", GRAMMAR_BYTES_MAX, 0);
+	if (s->n_bias * LOGIT_BIAS_BYTES + s->grammar_length != f->tail_length)
+		field_fail(c, ERR_MALFORMED);
+	s->bias = f->tail;
+	s->grammar = f->tail_length ? (const char *)f->tail + s->n_bias * LOGIT_BIAS_BYTES : NULL;
 }
 
 int engine_open_decode(const struct frame *f, struct engine_open *m)
 {
 	struct head_reader head;
 	*m = (struct engine_open){ 0 };
-	int err = head_open(&head, f, FRAME_ENGINE_OPEN, false);
+	int err = head_open(&head, f, FRAME_ENGINE_OPEN, true);
 	if (err)
 		return err;
 	pack_get_exact(head.c, "session", m->session, SESSION_BYTES);
@@ -357,7 +418,8 @@ int engine_open_decode(const struct frame *f, struct engine_open *m)
 	m->range.first = (uint32_t)pack_get_uint(head.c, "first", MODEL_LAYERS_MAX);
 	m->range.end = (uint32_t)pack_get_uint(head.c, "end", MODEL_LAYERS_MAX);
 	m->context = (uint32_t)pack_get_uint(head.c, "context", CONTEXT_MAX);
-	read_sampling(pack_get(head.c, "sampling"), &m->sampling);
+	m->prompt = (uint32_t)pack_get_uint_or(head.c, "prompt", CONTEXT_MAX, 0);
+	read_sampling(pack_get(head.c, "sampling"), f, &m->sampling);
 	m->forks = pack_has(head.c, "from");
 	if (m->forks)
 		pack_get_exact(head.c, "from", m->from, SESSION_BYTES);

@@ -282,7 +282,8 @@ static int message_rows(struct buf *out)
 static int message_tokens(struct buf *out)
 {
 	struct tokens_message m = { .epoch = 1, .sequence = 41, .position = 513, .microseconds = 800, .n_tokens = 2, .tokens = {
-		{ .id = 259, .logprob = -0.5f, .piece_length = 5, .piece = (const uint8_t *)" once" },
+		{ .id = 259, .logprob = -0.5f, .piece_length = 5, .piece = (const uint8_t *)" once", .n_top = 2, .top = {
+			{ .id = 259, .logprob = -0.5f, .piece_length = 5, .piece = (const uint8_t *)" once" }, { .id = 3, .logprob = -1 } } },
 		{ .id = 2, .logprob = -2.25f, .end = true },
 	} };
 	memset(m.session, 0x72, SESSION_BYTES);
@@ -348,7 +349,9 @@ static int message_engine_open(struct buf *out)
 {
 	struct engine_open m = { .epoch = 2, .stage = 2, .forks = true, .from = { 7 }, .range = { 2, 4 }, .context = 2048, .sampling = {
 		.temperature = 0.75f, .top_p = 0.9375f, .min_p = 0.0625f, .top_k = 40, .repeat_penalty = 1.125f,
-		.presence_penalty = -0.5f, .frequency_penalty = 0.25f, .seed = UINT64_MAX, .ignore_end = true } };
+		.presence_penalty = -0.5f, .frequency_penalty = 0.25f, .seed = UINT64_MAX, .ignore_end = true, .top = 3,
+		.n_bias = 2, .bias = (const uint8_t *)"\x07\0\0\0\0\0\x80\x3f" "\x09\0\0\0\0\0\xc8\xc2",    /* 7: 1, 9: -100 */
+		.grammar = "root ::= \"a\"", .grammar_length = 12 } };
 	memset(m.session, 0x71, SESSION_BYTES);
 	return engine_open_encode(out, &m);
 }

@@ -151,7 +151,8 @@ size_t ring_session_use(const struct ring_session *s, struct ring_use *out, size
 static int open_own(struct ring_session *s, size_t i)
 {
 	struct engine_open open = {
-		.epoch = s->epoch, .stage = (uint32_t)i, .range = s->ask.plan.stages[i].range, .context = context_of(s), .sampling = s->ask.sampling,
+		.epoch = s->epoch, .stage = (uint32_t)i, .range = s->ask.plan.stages[i].range, .context = context_of(s), .prompt = (uint32_t)s->ask.n_prompt,
+		.sampling = s->ask.sampling,
 	};
 	memcpy(open.session, s->id, SESSION_BYTES);
 	struct buf frame;

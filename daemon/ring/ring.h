@@ -61,7 +61,7 @@ struct ring_ask {
 	size_t n_prompt;
 	uint32_t max_tokens;               /* to generate; prompt + max_tokens <= context */
 	uint32_t context;
-	struct sampling sampling;
+	struct sampling sampling;          /* what it points to must last until on_end or ring_cancel() */
 	/* One committed token; its text view lasts for the call. false: enough (a stop string), the ring closes with reason 0.
 	 * Not called for the end token, unless sampling.ignore_end. */
 	bool (*on_token)(void *arg, const struct token *token);

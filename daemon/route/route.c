@@ -20,6 +20,7 @@ struct route_question {
 	char *name;
 	struct render_message *messages;
 	char *text;                         /* what messages point into */
+	void *sampling;                     /* what ask.sampling points into */
 	struct stops *stops;
 	struct route_model model;
 	struct ring_session *session;
@@ -49,6 +50,7 @@ static void question_free(struct route_question *q)
 	stops_free(q->stops);
 	free(q->messages);
 	free(q->text);
+	free(q->sampling);
 	free(q->name);
 	free(q);
 }
@@ -367,6 +369,8 @@ int route_ask(struct route *r, const struct route_ask *ask, struct route_questio
 	r->counts.running++;
 	r->counts.questions++;
 	int err = copy_messages(q, ask);
+	if (!err)
+		err = sampling_copy(&q->ask.sampling, &ask->sampling, &q->sampling);
 	q->stops = err ? NULL : stops_new(ask->stops, ask->n_stops);
 	q->name = strdup(ask->model ? ask->model : "");
 	if (!err && (!q->stops || !q->name))

@@ -71,7 +71,7 @@ struct route_ask {
 	size_t n_messages;              /* 1 when not chat: messages[0].content is the prompt */
 	const struct render_message *messages;  /* copied */
 	uint32_t max_tokens;            /* 0: as many as the context has room for */
-	struct sampling sampling;
+	struct sampling sampling;       /* copied, with what it points to */
 	size_t n_stops;
 	const char *stops[STOPS_MAX];
 	bool logprobs;

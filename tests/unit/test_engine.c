@@ -799,6 +799,140 @@ static void a_new_epoch_with_a_longer_context_keeps_what_is_held(void **state)
 	assert_int_equal(engine_stop(&e), 0);
 }
 
+/* A grammar: the model is random, so what comes out is the grammar's doing. */
+static struct sampling guided(const char *grammar)
+{
+	return (struct sampling){ .temperature = 1.5f, .top_p = 1, .repeat_penalty = 1, .seed = 7, .grammar = grammar, .grammar_length = strlen(grammar) };
+}
+
+static void post_guided(struct engine *e, uint32_t epoch, const struct sampling *sampling)
+{
+	struct engine_open m = { .session = { 1 }, .epoch = epoch, .range = { 0, 3 }, .context = CONTEXT, .prompt = 16, .sampling = *sampling };
+
+	assert_int_equal(engine_open_encode(&e->out, &m), 0);
+	post(e);
+}
+
+/* The answer's text until it ends, at most max tokens; ids of it as well. */
+static size_t say_guided(struct engine *e, uint32_t epoch, const struct sampling *sampling, size_t max, char *text, int32_t *said, bool *end)
+{
+	size_t n = 0;
+
+	post_guided(e, epoch, sampling);
+	expect(e, FRAME_READY);
+	text[0] = 0;
+	for (*end = false; n < max; n++) {
+		struct token *t;
+
+		post_ids(e, (struct ids){ .session = 1, .epoch = epoch, .sequence = n, .position = n ? 15 + (uint32_t)n : 0, .count = n ? 1 : 16, .want = 1 },
+			 n ? &said[n - 1] : prompt());
+		t = &tokens(e)->tokens[0];
+		*end = t->end;
+		if (t->end)
+			break;
+		said[n] = t->id;
+		strncat(text, (const char *)t->piece, t->piece_length);
+	}
+	return n;
+}
+
+static void a_grammar_decides_what_comes(void **state)
+{
+	struct sampling s = guided("root ::= \"{\" [a-c]{3,5} \"}\" (\"x\" | \"yz\")");
+	struct engine *e = *state;
+	int32_t said[32];
+	char text[64];
+	bool end;
+	size_t n;
+
+	for (uint32_t epoch = 2; epoch < 12; epoch++) {
+		s.seed = epoch;
+		say_guided(e, epoch, &s, 32, text, said, &end);
+		assert_true(end);
+		n = strspn(text + 1, "abc");
+		assert_true(text[0] == '{' && n >= 3 && n <= 5 && text[1 + n] == '}');
+		assert_true(!strcmp(text + 2 + n, "x") || !strcmp(text + 2 + n, "yz"));
+	}
+}
+
+static void a_grammar_is_followed_anew_after_a_replay(void **state)
+{
+	struct sampling s = guided("root ::= ([a-f]{2} [0-9]{3}){6}");
+	int32_t said[32], ids[32];
+	struct engine *e = *state;
+	char text[64];
+	bool end;
+
+	s.frequency_penalty = 0.5f;
+	assert_int_equal(say_guided(e, 2, &s, 12, text, said, &end), 12);
+	memcpy(ids, prompt(), 16 * sizeof *ids);
+	memcpy(ids + 16, said, 11 * sizeof *ids);
+	post_guided(e, 3, &s);                  /* home sends everything again, as when a stage was lost */
+	expect(e, FRAME_READY);
+	post_ids(e, (struct ids){ .session = 1, .epoch = 3, .count = 27, .want = 1 }, ids);
+	assert_int_equal(tokens(e)->tokens[0].id, said[11]);
+	/* back by four tokens, and on another way from there */
+	post_ids(e, (struct ids){ .session = 1, .epoch = 3, .sequence = 1, .position = 22, .count = 1, .want = 1 }, ids + 22);
+	assert_int_equal(tokens(e)->tokens[0].id, said[7]);
+	/* an answer that the grammar does not know: a fault of this session, not the engine's end */
+	ids[20] = ids[16];
+	post_guided(e, 4, &s);
+	expect(e, FRAME_READY);
+	post_ids(e, (struct ids){ .session = 1, .epoch = 4, .count = 27, .want = 1 }, ids);
+	expect_fault(e, ERR_MALFORMED);
+	assert_int_equal(say_guided(e, 5, &s, 12, text, ids, &end), 12);
+	assert_memory_equal(ids, said, 12 * sizeof *ids);
+}
+
+static void a_grammar_that_cannot_be_used_is_a_fault_of_its_session(void **state)
+{
+	static const char *const bad[] = { "root ::= \"a", "other ::= \"a\"", "root ::= root \"a\"", "root ::= nowhere" };
+	struct sampling s;
+	struct engine *e = *state;
+	struct fault_message fault;
+
+	for (uint32_t i = 0; i < 4; i++) {
+		s = guided(bad[i]);
+		post_guided(e, 2 + i, &s);
+		fault = expect_fault(e, ERR_MALFORMED);
+		assert_non_null(strstr(fault.detail, "grammar"));
+		assert_null(strstr(fault.detail, bad[i]));
+	}
+	open_stage(e, 1, 9, 0, (struct layer_range){ 0, 3 }, NULL);
+}
+
+static void the_likeliest_tokens_come_along_when_asked_for(void **state)
+{
+	const struct sampling s = { .top_p = 1, .repeat_penalty = 1, .ignore_end = true, .top = 5 };
+	struct engine *e = *state;
+	struct token *t;
+
+	open_stage(e, 1, 2, 0, (struct layer_range){ 0, 3 }, &s);
+	post_ids(e, (struct ids){ .session = 1, .epoch = 2, .count = 16, .want = 1 }, prompt());
+	t = &tokens(e)->tokens[0];
+	assert_int_equal(t->n_top, 5);
+	assert_int_equal(t->top[0].id, t->id);           /* greedy */
+	assert_true(t->top[0].logprob == t->logprob);
+	for (size_t i = 1; i < 5; i++)
+		assert_true(t->top[i].logprob <= t->top[i - 1].logprob);
+	assert_int_equal(t->top[0].piece_length, t->piece_length);
+}
+
+static void a_bias_for_a_token_that_is_none_is_refused(void **state)
+{
+	uint8_t bias[LOGIT_BIAS_BYTES];
+	struct sampling s = { .top_p = 1, .repeat_penalty = 1, .ignore_end = true, .n_bias = 1, .bias = bias };
+	struct engine *e = *state;
+
+	logit_bias_put(bias, (struct logit_bias){ 7, 100 });
+	open_stage(e, 1, 2, 0, (struct layer_range){ 0, 3 }, &s);
+	post_ids(e, (struct ids){ .session = 1, .epoch = 2, .count = 16, .want = 1 }, prompt());
+	assert_int_equal(tokens(e)->tokens[0].id, 7);
+	logit_bias_put(bias, (struct logit_bias){ TINY_VOCAB, 1 });
+	post_open(e, 1, 3, 0, (struct layer_range){ 0, 3 }, &s);
+	assert_non_null(strstr(expect_fault(e, ERR_MALFORMED).detail, "logit_bias"));
+}
+
 static void post_render(struct engine *e, bool chat, const char *text)
 {
 	struct render_message message = { .role = "user", .role_length = 4, .content = text, .content_length = strlen(text) };
@@ -1269,6 +1403,11 @@ int main(void)
 		SESSION_TEST(positions_past_the_context_are_faults),
 		SESSION_TEST(a_session_that_is_closed_makes_room),
 		SESSION_TEST(sampling_is_the_same_after_a_replay),
+		SESSION_TEST(a_grammar_decides_what_comes),
+		SESSION_TEST(a_grammar_is_followed_anew_after_a_replay),
+		SESSION_TEST(a_grammar_that_cannot_be_used_is_a_fault_of_its_session),
+		SESSION_TEST(the_likeliest_tokens_come_along_when_asked_for),
+		SESSION_TEST(a_bias_for_a_token_that_is_none_is_refused),
 		SESSION_TEST(text_becomes_tokens_with_and_without_the_chat_template),
 		cmocka_unit_test(a_recurrent_model_asks_for_a_replay_from_the_start),
 		cmocka_unit_test(a_fork_says_what_a_session_of_its_own_says),

@@ -494,6 +494,47 @@ static void tokens_round_trip_up_to_their_limits(void **state)
 	free(got);
 }
 
+static void tokens_come_with_their_neighbours_up_to_the_limits(void **state)
+{
+	static uint8_t piece[PIECE_MAX];
+	struct tokens_message *m = calloc(1, sizeof(*m)), *got = malloc(sizeof(*got));
+	memset(piece, 'x', sizeof(piece));
+	m->n_tokens = CHUNK_ROWS;
+	for (size_t i = 0; i < CHUNK_ROWS; i++) {
+		m->tokens[i] = (struct token){ .id = (int32_t)i, .piece_length = 1, .piece = piece, .n_top = TOP_LOGPROBS_MAX };
+		for (size_t k = 0; k < TOP_LOGPROBS_MAX; k++)
+			m->tokens[i].top[k] = (struct token_top){ .id = INT32_MAX - (int32_t)k, .logprob = -0.5f, .piece_length = PIECE_MAX, .piece = piece };
+	}
+	assert_int_equal(tokens_encode(&wire, m), 0);
+	struct owned o = own(&wire);
+	assert_int_equal(tokens_decode(&o.frame, got), 0);
+	assert_int_equal(got->tokens[31].n_top, TOP_LOGPROBS_MAX);
+	assert_int_equal(got->tokens[31].top[19].id, INT32_MAX - 19);
+	assert_true(got->tokens[31].top[19].logprob == -0.5f);
+	assert_int_equal(got->tokens[31].top[19].piece_length, PIECE_MAX);
+	assert_memory_equal(got->tokens[31].top[19].piece, piece, PIECE_MAX);
+	free(o.bytes);
+
+	m->tokens[0].n_top = TOP_LOGPROBS_MAX + 1;
+	assert_int_equal(tokens_encode(&wire, m), ERR_LIMIT);
+	m->tokens[0].n_top = TOP_LOGPROBS_MAX;
+	m->tokens[CHUNK_ROWS] = m->tokens[0];
+	m->n_tokens = CHUNK_ROWS + 1;                   /* more neighbours than a frame may carry */
+	assert_int_equal(tokens_encode(&wire, m), ERR_LIMIT);
+	m->n_tokens = 1;
+	m->tokens[0].top[3].logprob = NAN;
+	assert_int_equal(tokens_encode(&wire, m), ERR_MALFORMED);
+	m->tokens[0].top[3].logprob = 0;
+	m->tokens[0].top[3].id = -1;
+	assert_int_equal(tokens_encode(&wire, m), ERR_MALFORMED);
+	m->tokens[0].top[3].id = 1;
+	m->tokens[0].top[3].piece_length = PIECE_MAX + 1;
+	assert_int_equal(tokens_encode(&wire, m), ERR_LIMIT);
+	assert_int_equal(wire.length, 0);
+	free(m);
+	free(got);
+}
+
 /* One token from a peer that does not check itself: raw is [id, logprob, end, length]. */
 static int decode_token(const char *raw, size_t n, size_t tail_length)
 {
@@ -520,7 +561,14 @@ static int decode_token(const char *raw, size_t n, size_t tail_length)
 static void tokens_from_a_careless_peer_are_checked(void **state)
 {
 	assert_int_equal(decode_token(RAW("\x94\x05\xca\xbf\x80\x00\x00\x00\x03"), 3), 0);
-	assert_int_equal(decode_token(RAW("\x95\x05\xca\xbf\x80\x00\x00\x00\x03\xc0"), 3), 0);             /* a later field */
+	assert_int_equal(decode_token(RAW("\x95\x05\xca\xbf\x80\x00\x00\x00\x03\x90"), 3), 0);             /* no neighbours */
+	assert_int_equal(decode_token(RAW("\x95\x05\xca\xbf\x80\x00\x00\x00\x03\x93\x06\xca\xc0\x00\x00\x00\x01"), 4), 0);    /* one */
+	assert_int_equal(decode_token(RAW("\x96\x05\xca\xbf\x80\x00\x00\x00\x03\x90\xc0"), 3), 0);         /* a later field */
+	assert_int_equal(decode_token(RAW("\x95\x05\xca\xbf\x80\x00\x00\x00\x03\xc0"), 3), ERR_MALFORMED);
+	assert_int_equal(decode_token(RAW("\x95\x05\xca\xbf\x80\x00\x00\x00\x03\x92\x06\xca\xc0\x00\x00"), 3), ERR_MALFORMED);
+	assert_int_equal(decode_token(RAW("\x95\x05\xca\xbf\x80\x00\x00\x00\x03\x93\x06\xca\xc0\x00\x00\x00\x02"), 4), ERR_MALFORMED);
+	assert_int_equal(decode_token(RAW("\x95\x05\xca\xbf\x80\x00\x00\x00\x03\x93\xff\xca\xc0\x00\x00\x00\x01"), 4), ERR_MALFORMED);
+	assert_int_equal(decode_token(RAW("\x95\x05\xca\xbf\x80\x00\x00\x00\x03\x93\x06\xca\x7f\xc0\x00\x00\x01"), 4), ERR_MALFORMED);
 	assert_int_equal(decode_token(RAW("\x94\x05\xca\xbf\x80\x00\x00\x00\x03"), 2), ERR_MALFORMED);
 	assert_int_equal(decode_token(RAW("\x94\x05\xca\xbf\x80\x00\x00\x00\x03"), 4), ERR_MALFORMED);
 	assert_int_equal(decode_token(RAW("\x93\x05\xca\xbf\x80\x00\x00\x00"), 0), ERR_MALFORMED);
@@ -871,6 +919,71 @@ static void engine_loaded_and_open_round_trip(void **state)
 #undef OPEN
 }
 
+static void engine_open_carries_biases_and_a_grammar(void **state)
+{
+	uint8_t *biases = calloc(LOGIT_BIAS_MAX + 1, LOGIT_BIAS_BYTES);
+	char *grammar = malloc(GRAMMAR_BYTES_MAX + 1);
+	memset(grammar, 'a', GRAMMAR_BYTES_MAX + 1);
+	for (int32_t i = 0; i <= LOGIT_BIAS_MAX; i++)
+		logit_bias_put(biases + i * LOGIT_BIAS_BYTES, (struct logit_bias){ i * 1000, i % 2 ? -100 : 0.25f });
+	struct engine_open m = { .range = { 0, 1 }, .context = 8, .prompt = CONTEXT_MAX, .sampling = { .top_p = 1, .top = TOP_LOGPROBS_MAX,
+		.n_bias = LOGIT_BIAS_MAX, .bias = biases, .grammar = grammar, .grammar_length = GRAMMAR_BYTES_MAX } }, got;
+	assert_int_equal(engine_open_encode(&wire, &m), 0);
+	struct owned o = own(&wire);
+	assert_int_equal(engine_open_decode(&o.frame, &got), 0);
+	assert_int_equal(got.prompt, CONTEXT_MAX);
+	assert_int_equal(got.sampling.top, TOP_LOGPROBS_MAX);
+	assert_int_equal(got.sampling.n_bias, LOGIT_BIAS_MAX);
+	assert_int_equal(logit_bias_get(&got.sampling, 1023).id, 1023000);
+	assert_true(logit_bias_get(&got.sampling, 1023).bias == -100 && logit_bias_get(&got.sampling, 2).bias == 0.25f);
+	assert_int_equal(got.sampling.grammar_length, GRAMMAR_BYTES_MAX);
+	assert_memory_equal(got.sampling.grammar, grammar, GRAMMAR_BYTES_MAX);
+
+	/* A copy lives longer than the frame, and its grammar ends. */
+	struct sampling copy;
+	void *memory;
+	assert_int_equal(sampling_copy(&copy, &got.sampling, &memory), 0);
+	free(o.bytes);
+	assert_int_equal(strlen(copy.grammar), GRAMMAR_BYTES_MAX);
+	assert_int_equal(logit_bias_get(&copy, 1023).id, 1023000);
+	free(memory);
+
+	struct engine_open bad = m;
+	bad.sampling.top++;
+	assert_int_equal(engine_open_encode(&wire, &bad), ERR_LIMIT);
+	bad = m;
+	bad.sampling.n_bias++;
+	assert_int_equal(engine_open_encode(&wire, &bad), ERR_LIMIT);
+	bad = m;
+	bad.sampling.grammar_length++;
+	assert_int_equal(engine_open_encode(&wire, &bad), ERR_LIMIT);
+	bad = m;
+	bad.prompt++;
+	assert_int_equal(engine_open_encode(&wire, &bad), ERR_LIMIT);
+	logit_bias_put(biases, (struct logit_bias){ -1, 0 });
+	assert_int_equal(engine_open_encode(&wire, &m), ERR_LIMIT);
+	logit_bias_put(biases, (struct logit_bias){ 0, 100.5f });
+	assert_int_equal(engine_open_encode(&wire, &m), ERR_LIMIT);
+	logit_bias_put(biases, (struct logit_bias){ 0, NAN });
+	assert_int_equal(engine_open_encode(&wire, &m), ERR_LIMIT);
+	logit_bias_put(biases, (struct logit_bias){ 0, 1 });
+	grammar[5] = 0;
+	assert_int_equal(engine_open_encode(&wire, &m), ERR_MALFORMED);
+	grammar[5] = (char)0xff;
+	assert_int_equal(engine_open_encode(&wire, &m), ERR_MALFORMED);
+	assert_int_equal(wire.length, 0);
+
+	/* A tail that is longer or shorter than the head says. */
+#define OPEN "\x87\xa7session\xc4\x10" "0123456789abcdef\xa5" "epoch\x01\xa5stage\x00\xa5" "first\x00\xa3" "end\x01\xa7" "context\x01\xa8sampling"
+	assert_int_equal(decode_head(FRAME_ENGINE_OPEN, RAW(OPEN "\x81\xa7grammar\x03"), "abc", 3), 0);
+	assert_int_equal(decode_head(FRAME_ENGINE_OPEN, RAW(OPEN "\x81\xa7grammar\x03"), "abcd", 4), ERR_MALFORMED);
+	assert_int_equal(decode_head(FRAME_ENGINE_OPEN, RAW(OPEN "\x81\xa6n_bias\x01"), "abcdefg", 7), ERR_MALFORMED);
+	assert_int_equal(decode_head(FRAME_ENGINE_OPEN, RAW(OPEN "\x80"), "a", 1), ERR_MALFORMED);
+#undef OPEN
+	free(biases);
+	free(grammar);
+}
+
 static void engine_render_round_trips_and_keeps_its_limits(void **state)
 {
 	struct render_message *messages = calloc(RENDER_MESSAGES_MAX + 1, sizeof(*messages));
@@ -1027,6 +1140,8 @@ int main(void)
 		cmocka_unit_test(rows_blocks_stay_in_their_limits),
 		cmocka_unit_test(rows_and_tail_have_the_same_length),
 		cmocka_unit_test(tokens_round_trip_up_to_their_limits),
+		cmocka_unit_test(tokens_come_with_their_neighbours_up_to_the_limits),
+		cmocka_unit_test(engine_open_carries_biases_and_a_grammar),
 		cmocka_unit_test(tokens_from_a_careless_peer_are_checked),
 		cmocka_unit_test(tickets_travel_with_the_session_they_fork_from),
 		cmocka_unit_test(ready_fault_and_close_round_trip),

@@ -25,7 +25,7 @@ static int32_t choose(const float *logits, uint32_t n, struct sampling s, uint32
 	int32_t id;
 
 	assert_int_equal(sample_init(&sample, n), 0);
-	id = sample_choose(&sample, logits, &s, position, NULL, 0, &logprob);
+	id = sample_choose(&sample, logits, &s, position, NULL, 0, NULL, &logprob);
 	sample_release(&sample);
 	return id;
 }
@@ -204,18 +204,18 @@ static void penalties_make_repetition_unlikely(void **state)
 	float logprob, plain_logprob;
 
 	assert_int_equal(sample_init(&sample, 4), 0);
-	assert_int_equal(sample_choose(&sample, logits, &s, 0, recent, 3, &plain_logprob), 1);
+	assert_int_equal(sample_choose(&sample, logits, &s, 0, recent, 3, NULL, &plain_logprob), 1);
 	s.repeat_penalty = 1.1f;          /* 3.0 becomes 2.73 */
-	assert_int_equal(sample_choose(&sample, logits, &s, 0, recent, 3, &logprob), 2);
+	assert_int_equal(sample_choose(&sample, logits, &s, 0, recent, 3, NULL, &logprob), 2);
 	s.repeat_penalty = 1;
 	s.presence_penalty = 0.05f;
-	assert_int_equal(sample_choose(&sample, logits, &s, 0, recent, 3, &logprob), 1);
+	assert_int_equal(sample_choose(&sample, logits, &s, 0, recent, 3, NULL, &logprob), 1);
 	s.frequency_penalty = 0.05f;      /* twice: 3.0 - 0.05 - 0.1 */
-	assert_int_equal(sample_choose(&sample, logits, &s, 0, recent, 3, &logprob), 2);
+	assert_int_equal(sample_choose(&sample, logits, &s, 0, recent, 3, NULL, &logprob), 2);
 	s.presence_penalty = -5;          /* negative ones encourage */
 	s.frequency_penalty = 0;
-	assert_int_equal(sample_choose(&sample, logits, &s, 0, (int32_t[]){ 0 }, 1, &logprob), 0);
-	assert_int_equal(sample_choose(&sample, logits, &s, 0, outside, 3, &logprob), 1);
+	assert_int_equal(sample_choose(&sample, logits, &s, 0, (int32_t[]){ 0 }, 1, NULL, &logprob), 0);
+	assert_int_equal(sample_choose(&sample, logits, &s, 0, outside, 3, NULL, &logprob), 1);
 	assert_true(logprob == plain_logprob);   /* penalties do not touch what is reported */
 	sample_release(&sample);
 }
@@ -231,10 +231,126 @@ static void logprobs_are_of_the_distribution_before_temperature(void **state)
 	hot.temperature = 5;
 	assert_int_equal(sample_init(&sample, 3), 0);
 	for (uint32_t p = 0; p < 20; p++) {
-		id = sample_choose(&sample, logits, &hot, p, NULL, 0, &logprob);
+		id = sample_choose(&sample, logits, &hot, p, NULL, 0, NULL, &logprob);
 		assert_true(fabsf(logprob - (logits[id] - 3)) < 1e-5f);
 	}
 	sample_release(&sample);
+}
+
+static void biases_come_before_everything_else(void **state)
+{
+	const float logits[] = { 1, 3, 2 };
+	uint8_t bias[2 * LOGIT_BIAS_BYTES];
+	struct sampling s = greedy;
+	char why[200];
+
+	logit_bias_put(bias, (struct logit_bias){ 1, -100 });
+	logit_bias_put(bias + LOGIT_BIAS_BYTES, (struct logit_bias){ 0, 0.5f });
+	s.bias = bias;
+	s.n_bias = 2;
+	assert_int_equal(sample_check(&s, 3, why, sizeof why), 0);
+	assert_int_equal(choose(logits, 3, s, 0), 2);
+	logit_bias_put(bias + LOGIT_BIAS_BYTES, (struct logit_bias){ 0, 1.5f });
+	assert_int_equal(choose(logits, 3, s, 0), 0);
+	s.temperature = 1;
+	s.top_k = 1;                      /* chosen among what the biases left in front */
+	for (uint32_t p = 0; p < 50; p++)
+		assert_int_equal(choose(logits, 3, s, p), 0);
+	assert_int_equal(sample_check(&s, 1, why, sizeof why), ERR_MALFORMED);    /* token 1 of a vocabulary of one */
+	assert_non_null(strstr(why, "logit_bias"));
+}
+
+static void the_likeliest_are_told_in_order_with_their_logprobs(void **state)
+{
+	const float logits[] = { logf(0.1f) + 2, logf(0.4f) + 2, logf(0.1f) + 2, logf(0.3f) + 2, logf(0.1f) + 2 };
+	struct candidate top[5];
+
+	assert_int_equal(sample_top(logits, 5, top, 0), 0);
+	assert_int_equal(sample_top(logits, 5, top, 3), 3);
+	assert_int_equal(top[0].id, 1);
+	assert_int_equal(top[1].id, 3);
+	assert_int_equal(top[2].id, 0);           /* of equals the first */
+	assert_true(fabsf(top[0].logit - logf(0.4f)) < 1e-5f && fabsf(top[2].logit - logf(0.1f)) < 1e-5f);
+	assert_int_equal(sample_top(logits, 3, top, 5), 3);
+}
+
+/* --- filters --- */
+
+struct only {                             /* lets come the ids of a mask */
+	unsigned mask, asked, shown;
+	int err;
+};
+
+static bool only_allows(void *arg, int32_t id)
+{
+	struct only *only = arg;
+
+	only->asked++;
+	return only->mask >> id & 1;
+}
+
+static int only_forbid(void *arg, struct candidate *c, size_t n)
+{
+	struct only *only = arg;
+
+	only->shown++;
+	for (size_t i = 0; i < n; i++)
+		if (!(only->mask >> c[i].id & 1))
+			c[i].logit = -INFINITY;
+	return only->err;
+}
+
+static int32_t choose_only(struct only *only, const float *logits, uint32_t n, struct sampling s, uint32_t position)
+{
+	const struct sample_filter filter = { only_allows, only_forbid, only };
+	struct sample sample;
+	float logprob;
+	int32_t id;
+
+	assert_int_equal(sample_init(&sample, n), 0);
+	id = sample_choose(&sample, logits, &s, position, NULL, 0, &filter, &logprob);
+	sample_release(&sample);
+	return id;
+}
+
+static void a_filter_is_shown_all_tokens_only_when_it_refuses_one(void **state)
+{
+	const float logits[] = { 1, 3, 2, 0 };
+	struct only good = { .mask = 2 }, other = { .mask = 1 | 8 }, nothing = { .mask = 0 }, broken = { .mask = 0, .err = ERR_LIMIT };
+
+	assert_int_equal(choose_only(&good, logits, 4, greedy, 0), 1);
+	assert_int_equal(good.shown, 0);
+	assert_int_equal(choose_only(&other, logits, 4, greedy, 0), 0);
+	assert_int_equal(other.shown, 1);
+	assert_int_equal(choose_only(&nothing, logits, 4, greedy, 0), SAMPLE_NONE);
+	assert_int_equal(choose_only(&broken, logits, 4, greedy, 0), ERR_LIMIT);
+}
+
+static void a_filter_leaves_the_shares_of_what_it_allows(void **state)
+{
+	const float logits[] = { logf(0.5f), logf(0.1f), logf(0.3f), logf(0.1f) };
+	struct only only = { .mask = 2 | 4 };
+	unsigned count[4] = { 0 };
+
+	for (uint32_t p = 0; p < 10000; p++)
+		count[choose_only(&only, logits, 4, plain, p)]++;
+	assert_int_equal(count[0] + count[3], 0);
+	assert_true(count[1] >= 2320 && count[1] <= 2680);       /* a quarter, within four standard deviations */
+	for (uint32_t p = 0; p < 100; p++)
+		assert_int_equal(choose_only(&only, logits, 4, plain, p), choose_only(&only, logits, 4, plain, p));
+}
+
+static void what_a_filter_refuses_is_no_candidate_of_top_k_and_the_like(void **state)
+{
+	const float logits[] = { 9, 8, 1, 0 };
+	struct only only = { .mask = 4 | 8 };
+	struct sampling s = plain;
+
+	s.top_k = 2;
+	s.top_p = 0.99f;
+	s.min_p = 0.9f;
+	for (uint32_t p = 0; p < 100; p++)
+		assert_int_equal(choose_only(&only, logits, 4, s, p), 2);
 }
 
 static void a_vocabulary_of_one_and_extreme_logits_are_fine(void **state)
@@ -257,7 +373,7 @@ static void parameters_that_mean_nothing_are_refused(void **state)
 	struct sampling bad[7] = { plain, plain, plain, plain, plain, plain, plain };
 	char why[100];
 
-	assert_int_equal(sample_check(&plain, why, sizeof why), 0);
+	assert_int_equal(sample_check(&plain, 3, why, sizeof why), 0);
 	bad[0].temperature = -1;
 	bad[1].temperature = NAN;
 	bad[2].top_p = 1.5f;
@@ -266,7 +382,7 @@ static void parameters_that_mean_nothing_are_refused(void **state)
 	bad[5].repeat_penalty = 0;
 	bad[6].frequency_penalty = INFINITY;
 	for (int i = 0; i < 7; i++)
-		assert_int_equal(sample_check(&bad[i], why, sizeof why), ERR_MALFORMED);
+		assert_int_equal(sample_check(&bad[i], 3, why, sizeof why), ERR_MALFORMED);
 }
 
 int main(void)
@@ -281,6 +397,11 @@ int main(void)
 		cmocka_unit_test(the_heap_agrees_with_sorting),
 		cmocka_unit_test(penalties_make_repetition_unlikely),
 		cmocka_unit_test(logprobs_are_of_the_distribution_before_temperature),
+		cmocka_unit_test(biases_come_before_everything_else),
+		cmocka_unit_test(the_likeliest_are_told_in_order_with_their_logprobs),
+		cmocka_unit_test(a_filter_is_shown_all_tokens_only_when_it_refuses_one),
+		cmocka_unit_test(a_filter_leaves_the_shares_of_what_it_allows),
+		cmocka_unit_test(what_a_filter_refuses_is_no_candidate_of_top_k_and_the_like),
 		cmocka_unit_test(a_vocabulary_of_one_and_extreme_logits_are_fine),
 		cmocka_unit_test(parameters_that_mean_nothing_are_refused),
 	};
