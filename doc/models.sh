@@ -34,7 +34,8 @@ A model's architecture is what its file says as \`general.architecture\` (\`essa
 
 $rings of the $(wc -l <"$list") architectures below run in rings. An architecture that is not listed runs whole, if libllama knows it.
 Also refused in rings, whatever the architecture: files with extra layers for predicting several tokens at once
-(\`nextn_predict_layers\`).
+(\`nextn_predict_layers\`). Where a file says layer by layer which of them carry a state instead of attention, or have no
+feed-forward network, each shard holds layers of every kind: "anywhere" then means between such groups.
 
 \`tests/peers/test_architectures.py\` compares this table with llama.cpp's own suite of tiny models (\`test-llama-archs\`, in Debian's
 \`llama.cpp-tests\`); with \`--layers 12\` it stacks their layers and cuts them at every legal place. Those models are of 32-bit floats and

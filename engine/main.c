@@ -146,21 +146,27 @@ static int list_architectures(void)
 		printf("%s\t%s\t", quirk->architecture, quirk->whole ? "whole" : "rings");
 		if (quirk->whole)
 			printf("%s", quirk->whole);
-		if (quirk->window_period > 1) {
-			printf("both kinds of attention layers in each shard (period %u where the file says none)", quirk->window_period);
+		if (quirk->window_period) {
+			printf("layers with a window and without in each shard");
+			if (quirk->window_period > 1)
+				printf(" (period %u where the file says none)", quirk->window_period);
 			and = "; ";
-		} else if (quirk->window_period) {
-			printf("both kinds of attention layers in each shard");
+		}
+		if (quirk->state_period) {
+			printf("%sa period in each shard (%u where the file says none)", and, quirk->state_period);
 			and = "; ";
 		}
 		if (quirk->step) {
 			printf("%sonly at multiples of %u layers", and, quirk->step);
 			and = "; ";
 		}
-		if (quirk->whole_n_layer) {
-			printf("%snot with %u layers", and, quirk->whole_n_layer);
+		for (size_t k = 0; k < QUIRK_COUNTS && quirk->counts[k]; k++) {
+			printf("%s%u", k ? " or " : and, quirk->counts[k]);
 			and = "; ";
 		}
+		if (quirk->counts[0])
+			printf(" layers neither whole nor in a shard%s%s", quirk->zero_key ? ", where the file says " : "",
+			       quirk->zero_key ? quirk->zero_key : "");
 		for (size_t k = 0; k < QUIRK_KEYS && quirk->must_say[k]; k++) {
 			printf("%sthe file must say %s", and, quirk->must_say[k]);
 			and = "; ";

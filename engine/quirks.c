@@ -5,53 +5,52 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Why an architecture stays whole. */
-#define KINDS "each shard would need layers of several kinds"
-#define BY_COUNT "libllama takes constants from the number of layers"
-#define ONCE "what acts once on the embedding would act again in every shard"
+/* Why several stay whole. */
 #define WIDE "what goes from layer to layer is more than one row a token"
 #define NOT_TEXT "it does not continue text token by token"
 
 /* Found with llama.cpp's own suite of tiny models (tests/peers/test_architectures.py), each of them also stacked to a dozen layers
  * and cut at every legal place; what is left out because of constants was seen in the same way at other layer counts.
  *
- * gemma3 with 62 layers (27B): libllama recognises it by the layer count and scales attention by n_embd / n_head instead
- * of the head's width; a shard has another count and would be computed with the wrong scale. command-r with 64 has norms more.
+ * Layer counts: gemma3 with 62 (27B) scales attention by n_embd / n_head instead of the head's width, command-r with 64 has norms
+ * more, exaone4 with 64 has windows, baichuan with 32 (7B) turns positions and with 40 (13B) slopes by them. smallthinker with as
+ * many layers as its period, 4, turns positions in all of them. deepseek2 and mistral4 with 26, 27 or 48 are taken for the small
+ * ones, which have no q_lora_rank: those say none, and their shards say 0.
  * A window_period of 1: libllama has no period of its own, so the file must say it layer by layer. */
 static const struct quirk table[] = {
-	{ .architecture = "afmoe", .whole = ONCE },
+	{ .architecture = "afmoe", .window_period = 4, .step = 4, .entry = "inp_embd_scaled" },
 	{ .architecture = "arcee" },
 	{ .architecture = "arctic" },
-	{ .architecture = "baichuan", .whole = BY_COUNT },
+	{ .architecture = "baichuan", .step = 3, .counts = { 32, 40 } },
 	{ .architecture = "bailingmoe" },
 	{ .architecture = "bailingmoe2" },
-	{ .architecture = "bailingmoe3", .whole = KINDS },
-	{ .architecture = "bloom", .whole = ONCE },
+	{ .architecture = "bailingmoe3" },
+	{ .architecture = "bloom", .entry = "inp_norm-0" },
 	{ .architecture = "chatglm" },
 	{ .architecture = "codeshell" },
-	{ .architecture = "cogvlm", .whole = "rows that come instead of ids are taken for pictures" },
+	{ .architecture = "cogvlm", .entry = "embd", .by_id = true },
 	{ .architecture = "cohere2", .window_period = 4, .tied = true },
 	{ .architecture = "cohere2moe", .window_period = 4, .tied = true },
-	{ .architecture = "command-r", .whole_n_layer = 64, .tied = true },
+	{ .architecture = "command-r", .counts = { 64 }, .tied = true },
 	{ .architecture = "dbrx" },
-	{ .architecture = "deci", .whole = "a shard might begin with a layer without attention" },
+	{ .architecture = "deci" },
 	{ .architecture = "deepseek" },
-	{ .architecture = "deepseek2", .whole = BY_COUNT },
+	{ .architecture = "deepseek2", .step = 4, .counts = { 26, 27, 48 }, .zero_key = "attention.q_lora_rank", .must_say = { "expert_gating_func" } },
 	{ .architecture = "deepseek32" },
 	{ .architecture = "deepseek4", .whole = WIDE },
 	{ .architecture = "dots1" },
-	{ .architecture = "dots3note", .whole = KINDS },
+	{ .architecture = "dots3note", .window_period = 1 },
 	{ .architecture = "dream", .whole = NOT_TEXT },
 	{ .architecture = "ernie4_5" },
 	{ .architecture = "ernie4_5-moe" },
 	{ .architecture = "exaone" },
 	{ .architecture = "exaone-moe", .window_period = 4 },
-	{ .architecture = "exaone4", .whole = BY_COUNT },
+	{ .architecture = "exaone4", .counts = { 64 } },
 	{ .architecture = "falcon" },
 	{ .architecture = "falcon-h1" },
-	{ .architecture = "gemma", .whole = ONCE },
-	{ .architecture = "gemma2", .whole = ONCE },
-	{ .architecture = "gemma3", .scaled = true, .window_period = 6, .whole_n_layer = 62 },
+	{ .architecture = "gemma", .entry = "inp_scaled", .tied = true },
+	{ .architecture = "gemma2", .window_period = 2, .entry = "inp_scaled", .tied = true },
+	{ .architecture = "gemma3", .scaled = true, .window_period = 6, .counts = { 62 } },
 	{ .architecture = "glm-dsa", .whole = "layers share what an earlier one looked up" },
 	{ .architecture = "glm4" },
 	{ .architecture = "glm4moe" },
@@ -61,7 +60,7 @@ static const struct quirk table[] = {
 	{ .architecture = "gptneox" },
 	{ .architecture = "granite" },
 	{ .architecture = "granite_swa", .window_period = 1 },
-	{ .architecture = "granitehybrid", .whole = KINDS },
+	{ .architecture = "granitehybrid" },
 	{ .architecture = "granitemoe" },
 	{ .architecture = "grok", .must_say = { "embedding_scale" } },
 	{ .architecture = "grovemoe" },
@@ -74,37 +73,37 @@ static const struct quirk table[] = {
 	{ .architecture = "internlm2" },
 	{ .architecture = "jais" },
 	{ .architecture = "jais2" },
-	{ .architecture = "jamba", .whole = KINDS },
+	{ .architecture = "jamba" },
 	{ .architecture = "k2-horizon" },
-	{ .architecture = "kimi-k3", .whole = KINDS },
-	{ .architecture = "kimi-linear", .whole = KINDS },
-	{ .architecture = "laguna", .whole = KINDS },
-	{ .architecture = "lfm2", .whole = KINDS },
-	{ .architecture = "lfm2moe", .whole = KINDS },
+	{ .architecture = "kimi-k3", .whole = WIDE },
+	{ .architecture = "kimi-linear" },
+	{ .architecture = "laguna", .window_period = 1 },
+	{ .architecture = "lfm2" },
+	{ .architecture = "lfm2moe" },
 	{ .architecture = "llada", .whole = NOT_TEXT },
 	{ .architecture = "llada-moe", .whole = NOT_TEXT },
 	{ .architecture = "llama" },
-	{ .architecture = "llama4", .whole = KINDS },
+	{ .architecture = "llama4", .window_period = 4, .step = 4 },
 	{ .architecture = "maincoder" },
 	{ .architecture = "maion-coder", .whole = "libllama gives what leaves its layers no name" },
 	{ .architecture = "mamba" },
 	{ .architecture = "mamba2" },
-	{ .architecture = "maple", .whole = KINDS },
+	{ .architecture = "maple", .window_period = 1 },
 	{ .architecture = "mellum", .window_period = 4 },
-	{ .architecture = "mimo2", .whole = KINDS },
+	{ .architecture = "mimo2", .window_period = 1, .exit = "h_nextn" },
 	{ .architecture = "minicpm", .must_say = { "embedding_scale", "residual_scale" } },
-	{ .architecture = "minicpm3", .whole = BY_COUNT },
-	{ .architecture = "minimax-01", .whole = KINDS },
+	{ .architecture = "minicpm3", .whole = "libllama takes constants from the number of layers" },
+	{ .architecture = "minimax-01", .whole = "a layer decays by its place among all of them" },
 	{ .architecture = "minimax-m2" },
-	{ .architecture = "minimax-m3", .whole = KINDS },
+	{ .architecture = "minimax-m3", .whole = "only its first layers are of one kind, and each shard would need both" },
 	{ .architecture = "mistral3" },
-	{ .architecture = "mistral4", .whole = BY_COUNT },
+	{ .architecture = "mistral4", .step = 4, .counts = { 26, 27, 48 }, .zero_key = "attention.q_lora_rank", .must_say = { "expert_gating_func" } },
 	{ .architecture = "mpt" },
-	{ .architecture = "muse-glimmer", .whole = KINDS },
+	{ .architecture = "muse-glimmer", .window_period = 1, .entry = "embd_norm" },
 	{ .architecture = "nanbeige", .whole = "its layers run several times" },
 	{ .architecture = "nemotron" },
-	{ .architecture = "nemotron_h", .whole = KINDS },
-	{ .architecture = "nemotron_h_moe", .whole = KINDS },
+	{ .architecture = "nemotron_h", .exit = "nemotron_h_block_out-" },
+	{ .architecture = "nemotron_h_moe", .exit = "nemotron_h_block_out-" },
 	{ .architecture = "olmo" },
 	{ .architecture = "olmo2", .window_period = 4 },
 	{ .architecture = "olmoe" },
@@ -116,7 +115,7 @@ static const struct quirk table[] = {
 	{ .architecture = "phi3" },
 	{ .architecture = "phimoe" },
 	{ .architecture = "plamo" },
-	{ .architecture = "plamo2", .whole = KINDS },
+	{ .architecture = "plamo2", .exit = "ffn_residual-" },
 	{ .architecture = "plamo3", .window_period = 8 },
 	{ .architecture = "pockettts", .whole = NOT_TEXT },
 	{ .architecture = "qwen" },
@@ -124,10 +123,10 @@ static const struct quirk table[] = {
 	{ .architecture = "qwen2moe" },
 	{ .architecture = "qwen2vl" },
 	{ .architecture = "qwen3" },
-	{ .architecture = "qwen35", .whole = KINDS },
-	{ .architecture = "qwen35moe", .whole = KINDS },
+	{ .architecture = "qwen35", .state_period = 4 },
+	{ .architecture = "qwen35moe", .state_period = 4 },
 	{ .architecture = "qwen3moe" },
-	{ .architecture = "qwen3next", .whole = KINDS },
+	{ .architecture = "qwen3next", .state_period = 4 },
 	{ .architecture = "qwen3tts", .whole = NOT_TEXT },
 	{ .architecture = "qwen3vl" },
 	{ .architecture = "qwen3vlmoe" },
@@ -135,13 +134,13 @@ static const struct quirk table[] = {
 	{ .architecture = "refact" },
 	{ .architecture = "rnd1", .whole = NOT_TEXT },
 	{ .architecture = "seed_oss" },
-	{ .architecture = "smallthinker", .whole = KINDS },
+	{ .architecture = "smallthinker", .window_period = 4, .step = 4, .counts = { 4 } },
 	{ .architecture = "smollm3", .step = 4 },
-	{ .architecture = "spark2_5", .whole = KINDS },
+	{ .architecture = "spark2_5", .window_period = 1 },
 	{ .architecture = "stablelm" },
 	{ .architecture = "starcoder" },
 	{ .architecture = "starcoder2" },
-	{ .architecture = "talkie", .whole = ONCE },
+	{ .architecture = "talkie", .whole = "each layer looks at the embedding again" },
 	{ .architecture = "xverse" },
 };
 
@@ -165,57 +164,119 @@ const struct quirk *quirk_at(size_t i)
 	return i < sizeof table / sizeof table[0] ? &table[i] : NULL;
 }
 
-/* Is there a sliding window at all: without one every layer is alike. */
-static bool is_patterned(const struct directory *d, const struct quirk *quirk)
-{
-	uint64_t window;
+/* What a layer is, as far as libllama gives layers of one kind a memory or an input of their own: a bit each. */
+#define KIND_WINDOW 1          /* attention that looks back over a sliding window */
+#define KIND_STATE 2           /* a state that is carried along instead of attention, or neither of the two */
+#define KIND_BARE 4            /* no feed-forward network, where the file says so layer by layer */
 
-	return quirk->window_period && directory_uint(d, directory_find_own(d, "attention.sliding_window"), &window) && window > 0;
+struct layers {
+	const struct directory *directory;
+	const struct directory_key *window, *state, *kv, *heads, *feed_forward;    /* NULL: not said */
+	uint64_t window_period, state_period;     /* of so many layers the last has full attention; 0: none, or said layer by layer */
+	uint64_t step;                            /* what a layer is depends on its number modulo this */
+};
+
+static const struct directory_key *find_array(const struct directory *d, const char *name)
+{
+	const struct directory_key *key = directory_find_own(d, name);
+
+	return key && key->type == VALUE_ARRAY ? key : NULL;
 }
 
-/* Which layers have a window: said layer by layer, or by a period whose last layer has none. */
-static bool has_window(const struct directory *d, const struct quirk *quirk, uint32_t layer)
+static uint64_t number_or(const struct directory *d, const char *name, uint64_t otherwise)
 {
-	const struct directory_key *pattern = directory_find_own(d, "attention.sliding_window_pattern");
-	uint64_t v = quirk->window_period;
+	uint64_t n;
 
-	if (pattern && pattern->type == VALUE_ARRAY)
-		return directory_uint_at(d, pattern, layer, &v) && v != 0;
-	if (pattern)
-		directory_uint(d, pattern, &v);
-	return v == 0 || layer % v < v - 1;
+	return directory_uint(d, directory_find_own(d, name), &n) ? n : otherwise;
 }
 
-/* Where shards of a patterned model may meet: the shortest pieces, from the front, that hold both kinds; every shard made of
- * whole pieces then holds both. A period's phase is not written in the file, so such pieces must be whole periods. */
-static bool patterned_cut(const struct directory *d, const struct quirk *quirk, uint32_t c)
+static void add_step(struct layers *l, uint64_t other)
 {
-	const struct directory_key *pattern = directory_find_own(d, "attention.sliding_window_pattern");
-	bool with = false, without = false, here = false;
-	uint64_t period = quirk->window_period;
+	if (other > 1 && l->step % other != 0)
+		l->step = other > l->directory->n_layer ? other : l->step * other;
+}
 
-	if (pattern && pattern->type != VALUE_ARRAY)
-		directory_uint(d, pattern, &period);
-	for (uint32_t i = 0; i < d->n_layer; i++) {
-		if (i && with && without && (pattern && pattern->type == VALUE_ARRAY ? true : period && i % period == 0)) {
-			here = here || i == c;
-			with = without = false;
-		}
-		if (has_window(d, quirk, i))
-			with = true;
-		else
-			without = true;
+static void layers_init(struct layers *l, const struct directory *d, const struct quirk *quirk)
+{
+	static const char *const steps[] = { "interleave_moe_layer_step", "moe_every_n_layers" };
+	uint64_t n;
+
+	*l = (struct layers){ .directory = d, .step = quirk->step ? quirk->step : 1, .state = find_array(d, "attention.recurrent_layers"),
+			      .kv = find_array(d, "attention.head_count_kv"), .heads = find_array(d, "attention.head_count"),
+			      .feed_forward = find_array(d, "feed_forward_length") };
+	if (quirk->window_period && directory_uint(d, directory_find_own(d, "attention.sliding_window"), &n) && n > 0) {
+		l->window = find_array(d, "attention.sliding_window_pattern");
+		if (!l->window)
+			l->window_period = number_or(d, "attention.sliding_window_pattern", quirk->window_period);
 	}
-	if (!here)
+	if (quirk->state_period && !l->state)
+		l->state_period = number_or(d, "full_attention_interval", quirk->state_period);
+	/* a period's phase is not written in the file: shards begin where one does */
+	add_step(l, l->window_period);
+	add_step(l, l->state_period);
+	for (size_t i = 0; i < sizeof steps / sizeof steps[0]; i++)
+		if (directory_uint(d, directory_find_own(d, steps[i]), &n))
+			add_step(l, n);
+}
+
+static unsigned layer_kind(const struct layers *l, uint32_t i)
+{
+	unsigned kind = 0;
+	uint64_t n;
+
+	if (l->window ? directory_uint_at(l->directory, l->window, i, &n) && n : l->window_period && i % l->window_period + 1 < l->window_period)
+		kind |= KIND_WINDOW;
+	if (l->state ? directory_uint_at(l->directory, l->state, i, &n) && n :
+	    l->kv ? directory_uint_at(l->directory, l->kv, i, &n) && !n : l->state_period && i % l->state_period + 1 < l->state_period)
+		kind |= KIND_STATE;
+	if (l->feed_forward && directory_uint_at(l->directory, l->feed_forward, i, &n) && !n)
+		kind |= KIND_BARE;
+	return kind;
+}
+
+/* libllama takes the width of a head from the first layer, so that one must have some. */
+static bool may_begin(const struct layers *l, uint32_t i)
+{
+	uint64_t n;
+
+	return !l->heads || (directory_uint_at(l->directory, l->heads, i, &n) && n > 0);
+}
+
+/* Would a shard that ends with the model, or with another of the cuts, have a layer count that libllama takes for another model's? */
+static bool is_mistaken(const struct directory *d, const struct quirk *quirk, const bool *cuts, uint32_t c)
+{
+	if (quirk->zero_key && !directory_find_own(d, quirk->zero_key))
 		return false;
-	/* what is left behind the cut must hold both kinds too */
-	with = without = false;
-	for (uint32_t i = c; i < d->n_layer; i++)
-		if (has_window(d, quirk, i))
-			with = true;
-		else
-			without = true;
-	return with && without;
+	for (size_t i = 0; i < QUIRK_COUNTS && quirk->counts[i]; i++)
+		if (d->n_layer - c == quirk->counts[i] || c == quirk->counts[i] || (c > quirk->counts[i] && cuts[c - quirk->counts[i]]))
+			return true;
+	return false;
+}
+
+/* Where shards may meet: the shortest pieces, from the front, that hold every kind of layer that the model has. Each shard is made of
+ * whole pieces and so holds every kind too; one without a kind trips assertions in libllama. */
+static void find_cuts(const struct directory *d, const struct quirk *quirk, bool cuts[MODEL_LAYERS_MAX + 1])
+{
+	unsigned all = 0, seen = 0;
+	struct layers layers;
+	uint32_t c;
+
+	layers_init(&layers, d, quirk);
+	memset(cuts, 0, (MODEL_LAYERS_MAX + 1) * sizeof *cuts);
+	for (uint32_t i = 0; i < d->n_layer; i++)
+		all |= 1u << layer_kind(&layers, i);
+	for (c = 1; c < d->n_layer; c++) {
+		seen |= 1u << layer_kind(&layers, c - 1);
+		if (seen == all && c % layers.step == 0 && may_begin(&layers, c) && !is_mistaken(d, quirk, cuts, c)) {
+			cuts[c] = true;
+			seen = 0;
+		}
+	}
+	/* what is behind the last cut must hold every kind too */
+	for (seen = 0; c > 0 && seen != all; c--) {
+		cuts[c] = false;
+		seen |= 1u << layer_kind(&layers, c - 1);
+	}
 }
 
 bool quirk_holds_embedding(const struct directory *d)
@@ -223,18 +284,6 @@ bool quirk_holds_embedding(const struct directory *d)
 	const struct quirk *quirk = quirk_find(d->architecture);
 
 	return d->tied && quirk && quirk->tied;
-}
-
-/* Cuts lie at multiples of this: a period of the architecture's, or one that the file says. */
-static uint64_t step_of(const struct directory *d, const struct quirk *quirk)
-{
-	static const char *const keys[] = { "interleave_moe_layer_step", "moe_every_n_layers" };
-	uint64_t step = quirk->step ? quirk->step : 1, other;
-
-	for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++)
-		if (directory_uint(d, directory_find_own(d, keys[i]), &other) && other > 1)
-			step = step % other == 0 ? step : step * other;
-	return step;
 }
 
 /* Where heads differ by layer and their width is not said, libllama divides by the first layer's count: another one in each shard. */
@@ -260,11 +309,12 @@ bool quirk_splittable(const struct directory *d, char *why, size_t why_size)
 		snprintf(why, why_size, "architecture %s is not known to be exact when it is split; it runs whole on one node", d->architecture);
 		return false;
 	}
-	if (quirk->whole_n_layer && d->n_layer == quirk->whole_n_layer) {
-		snprintf(why, why_size, "%s with %u layers has constants that depend on the layer count; it runs whole on one node",
-			 d->architecture, d->n_layer);
-		return false;
-	}
+	for (size_t i = 0; i < QUIRK_COUNTS && quirk->counts[i]; i++)
+		if (d->n_layer == quirk->counts[i] && (!quirk->zero_key || directory_find_own(d, quirk->zero_key))) {
+			snprintf(why, why_size, "%s with %u layers has constants that depend on the layer count; it runs whole on one node",
+				 d->architecture, d->n_layer);
+			return false;
+		}
 	if (directory_uint(d, directory_find_own(d, "nextn_predict_layers"), &n) && n > 0) {
 		snprintf(why, why_size, "the model has %" PRIu64 " extra prediction layers; it runs whole on one node", n);
 		return false;
@@ -289,12 +339,19 @@ bool quirk_splittable(const struct directory *d, char *why, size_t why_size)
 bool quirk_may_cut(const struct directory *d, uint32_t c)
 {
 	const struct quirk *quirk = quirk_find(d->architecture);
+	bool cuts[MODEL_LAYERS_MAX + 1];
 
 	if (c == 0 || c == d->n_layer)
 		return true;
 	if (!quirk || c > d->n_layer)
 		return false;
-	return c % step_of(d, quirk) == 0 && (!is_patterned(d, quirk) || patterned_cut(d, quirk, c));
+	find_cuts(d, quirk, cuts);
+	return cuts[c];
+}
+
+static const char *text(const char *or_null)
+{
+	return or_null ? or_null : "";
 }
 
 /* FNV-1a, 32 bits (Fowler, Noll, Vo), over the table as text. */
@@ -306,8 +363,9 @@ uint32_t quirk_hash(void)
 		const struct quirk *q = &table[i];
 		char line[256];
 
-		snprintf(line, sizeof line, "%s %d %u %u %u %d %d %s %s;", q->architecture, q->scaled, q->window_period, q->whole_n_layer, q->step,
-			 q->tied, q->whole != NULL, q->must_say[0] ? q->must_say[0] : "", q->must_say[1] ? q->must_say[1] : "");
+		snprintf(line, sizeof line, "%s %d %u %u %u %u %u %u %s %d %d %s %s %s %s %d;", q->architecture, q->scaled, q->window_period,
+			 q->state_period, q->step, q->counts[0], q->counts[1], q->counts[2], text(q->zero_key), q->tied, q->whole != NULL,
+			 text(q->must_say[0]), text(q->must_say[1]), text(q->entry), text(q->exit), q->by_id);
 		for (const char *p = line; *p; p++)
 			hash = (hash ^ (uint8_t)*p) * 16777619u;
 	}

@@ -10,14 +10,20 @@
 #include "engine/directory.h"
 
 #define QUIRK_KEYS 2
+#define QUIRK_COUNTS 3
 struct quirk {
 	const char *architecture;
 	bool scaled;              /* the embedding is multiplied by sqrt(n_embd), once, before layer 0 */
 	unsigned window_period;   /* of period layers the last has full attention, the others a sliding window; 0: all alike */
-	unsigned whole_n_layer;   /* libllama takes constants from this layer count: not splittable; 0: none */
+	unsigned state_period;    /* of period layers the last has attention, the others a recurrent state; 0: the file says which */
 	unsigned step;            /* what a layer does depends on its number modulo this: cuts at multiples only; 0: all alike */
+	unsigned counts[QUIRK_COUNTS];        /* layer counts from which libllama takes constants: neither whole nor shard may have one */
+	const char *zero_key;     /* where the file lacks this key shards say 0, and then counts do not matter */
 	bool tied;                /* libllama has no output.weight here: the last shard holds the embedding under its own name */
 	const char *must_say[QUIRK_KEYS];     /* keys for which libllama has a default that is wrong for a shard; NULL: no more */
+	const char *entry;        /* the graph's tensor that rows from another shard replace, where something acts once on the embedding */
+	bool by_id;               /* rows instead of ids are taken for pictures: ids go in, and rows replace entry in every shard */
+	const char *exit;         /* the tensor that leaves the last layer, its number behind a final '-'; NULL: "l_out-" */
 	const char *whole;        /* why it cannot be split at all; NULL: it can */
 };
 

@@ -10,16 +10,19 @@
 #include "engine/embedding.h"
 #include "engine/quirks.h"
 #include "proto/err.h"
+#include "proto/text.h"
 
 #define POSITION_AXES 4      /* M-RoPE: time, height, width and one more, axis by axis; one axis otherwise */
 #define TIMING_ROWS 4        /* decodes of one row at load, to measure a layer; the fastest counts */
 
 struct capture {
-	char name[32];           /* the tensor that leaves the shard */
+	char exit[32];           /* the tensor that leaves the shard; empty: none does */
 	float *rows;             /* (CHUNK_ROWS, n_embd) */
-	size_t bytes;            /* expected this time; 0: not armed */
-	unsigned hits;
-	bool odd;                /* it came with another size */
+	const char *entry;       /* the tensor that is replaced by what came from the shard before; NULL: none is */
+	const float *in;         /* by this, (CHUNK_ROWS, n_embd) */
+	size_t bytes;            /* of either, expected this time; 0: not armed */
+	unsigned left, entered;  /* how often each was seen */
+	bool odd;                /* one came with another size */
 };
 
 struct shard {
@@ -67,18 +70,22 @@ int shard_permitted(const struct directory *d, struct layer_range range, char *w
 static bool on_eval(struct ggml_tensor *t, bool ask, void *arg)
 {
 	struct capture *capture = arg;
-	bool hit = capture->bytes && !strcmp(t->name, capture->name);
+	bool enters = capture->bytes && capture->entry && !strcmp(t->name, capture->entry);
+	bool leaves = capture->bytes && capture->exit[0] && !strcmp(t->name, capture->exit);
 
-	if (ask)
-		return hit;
-	if (!hit)
-		return true;
+	if (ask || (!enters && !leaves))
+		return !ask || enters || leaves;
 	if (t->type != GGML_TYPE_F32 || ggml_nbytes(t) != capture->bytes) {
 		capture->odd = true;
-	} else {
-		ggml_backend_tensor_get(t, capture->rows, 0, capture->bytes);
-		capture->hits++;
+		return false;
 	}
+	if (enters) {
+		ggml_backend_tensor_set(t, capture->in, 0, capture->bytes);
+		capture->entered++;
+		return true;
+	}
+	ggml_backend_tensor_get(t, capture->rows, 0, capture->bytes);
+	capture->left++;
 	return false;
 }
 
@@ -126,8 +133,7 @@ static uint64_t positions_of(const struct shard_config *config)
 	return ((uint64_t)config->context + 255) / 256 * 256 * config->sessions;
 }
 
-static struct llama_context *make_context(struct llama_model *model, const struct shard_config *config, bool ends,
-					  struct capture *capture)
+static struct llama_context *make_context(struct llama_model *model, const struct shard_config *config, struct capture *capture)
 {
 	struct llama_context_params params = llama_context_default_params();
 
@@ -140,7 +146,7 @@ static struct llama_context *make_context(struct llama_model *model, const struc
 	params.kv_unified = false;               /* D2: nobody else's rows move mine */
 	params.swa_full = true;                  /* keeps every position, so that truncation is always possible (D4) */
 	params.no_perf = true;
-	if (!ends) {
+	if (capture) {
 		params.cb_eval = on_eval;
 		params.cb_eval_user_data = capture;
 	}
@@ -304,7 +310,7 @@ int shard_estimate(const struct shard_config *config, struct memory_use *use, ch
 		err = load_failed(&file, config, "libllama cannot use it", why, why_size);
 		goto out;
 	}
-	context = make_context(model, config, kind != VIRTUAL_INNER, &capture);
+	context = make_context(model, config, kind == VIRTUAL_WHOLE ? NULL : &capture);
 	if (!context) {
 		err = load_failed(&file, config, "no context", why, why_size);
 		goto out;
@@ -362,6 +368,34 @@ static int time_layers(struct shard *shard, char *why, size_t why_size)
 	return err;
 }
 
+/* Does something of the graph have to be seen or replaced. */
+static bool is_watched(const struct shard *shard)
+{
+	return shard->kind == VIRTUAL_INNER || shard->capture.entry;
+}
+
+static const char *entry_of(const struct shard *shard)
+{
+	const struct quirk *quirk = quirk_find(shard->directory->architecture);
+
+	return quirk && shard->kind != VIRTUAL_WHOLE && (shard->range.first > 0 || quirk->by_id) ? quirk->entry : NULL;
+}
+
+/* What leaves the shard's layer n - 1, where n may be fewer than it has. */
+static void name_exit(struct shard *shard, uint32_t n)
+{
+	const struct quirk *quirk = quirk_find(shard->directory->architecture);
+	const char *exit = quirk && quirk->exit ? quirk->exit : "l_out-";
+	bool numbered = exit[strlen(exit) - 1] == '-', last = n == shard->range.end - shard->range.first;
+
+	if (shard_ends(shard))
+		shard->capture.exit[0] = 0;
+	else if (numbered || !last)
+		snprintf(shard->capture.exit, sizeof shard->capture.exit, "%s%u", numbered ? exit : "l_out-", n - 1);
+	else
+		text_copy(shard->capture.exit, sizeof shard->capture.exit, exit);
+}
+
 int shard_load(struct shard **out, const struct shard_config *config, char *why, size_t why_size)
 {
 	const struct directory *d = config->directory;
@@ -385,7 +419,8 @@ int shard_load(struct shard **out, const struct shard_config *config, char *why,
 	shard->context_positions = config->context;
 	shard->rows = calloc((size_t)CHUNK_ROWS * d->n_embd, sizeof *shard->rows);
 	shard->capture.rows = calloc((size_t)CHUNK_ROWS * d->n_embd, sizeof *shard->capture.rows);
-	snprintf(shard->capture.name, sizeof shard->capture.name, "l_out-%u", config->range.end - config->range.first - 1);
+	shard->capture.in = shard->rows;
+	shard->capture.entry = entry_of(shard);
 	if (!shard->rows || !shard->capture.rows) {
 		err = -ENOMEM;
 		goto out;
@@ -414,7 +449,7 @@ int shard_load(struct shard **out, const struct shard_config *config, char *why,
 		err = ERR_UNSUPPORTED;
 		goto out;
 	}
-	shard->context = make_context(shard->model, config, shard->kind != VIRTUAL_INNER, &shard->capture);
+	shard->context = make_context(shard->model, config, is_watched(shard) ? &shard->capture : NULL);
 	if (!shard->context || !llama_get_memory(shard->context)) {
 		err = load_failed(&file, config, "no context", why, why_size);
 		goto out;
@@ -464,6 +499,7 @@ static bool all_finite(const float *values, size_t n)
 static int take_input(struct shard *shard, const struct shard_rows *in, struct llama_batch *batch, char *why, size_t why_size)
 {
 	const struct directory *d = shard->directory;
+	const struct quirk *quirk = quirk_find(d->architecture);
 
 	if (in->tokens && shard->kind == VIRTUAL_WHOLE) {
 		for (uint32_t i = 0; i < in->count; i++) {
@@ -476,7 +512,12 @@ static int take_input(struct shard *shard, const struct shard_rows *in, struct l
 		batch->token = shard->tokens;
 		return 0;
 	}
-	batch->embd = shard->rows;
+	if (quirk && quirk->by_id) {
+		memset(shard->tokens, 0, in->count * sizeof shard->tokens[0]);
+		batch->token = shard->tokens;
+	} else {
+		batch->embd = shard->rows;
+	}
 	if (in->tokens) {
 		if (shard->range.first != 0) {
 			snprintf(why, why_size, "token ids came to a shard that does not start the model");
@@ -538,18 +579,19 @@ int shard_compute(struct shard *shard, unsigned sequence, const struct shard_row
 	batch.n_seq_id = shard->n_sequences;
 	batch.seq_id = shard->sequences;
 	batch.logits = shard->outputs;
-	shard->capture.hits = 0;
+	shard->capture.left = shard->capture.entered = 0;
 	shard->capture.odd = false;
-	snprintf(shard->capture.name, sizeof shard->capture.name, "l_out-%u",
-		 (in->layers && in->layers < shard->range.end - shard->range.first ? in->layers : shard->range.end - shard->range.first) - 1);
-	shard->capture.bytes = ends ? 0 : (size_t)in->count * shard->directory->n_embd * sizeof(float);
+	name_exit(shard, in->layers && in->layers < shard->range.end - shard->range.first ? in->layers : shard->range.end - shard->range.first);
+	shard->capture.bytes = (size_t)in->count * shard->directory->n_embd * sizeof(float);
 	memory_clear_error();
 	result = llama_decode(shard->context, batch);
 	shard->capture.bytes = 0;
 	if (result != 0) {
 		err = decode_failed(result, why, why_size);
-	} else if (!ends && shard->capture.hits != 1) {
-		snprintf(why, why_size, "libllama did not pass %s (%s)", shard->capture.name, shard->capture.odd ? "another shape" : "not there");
+	} else if (shard->capture.odd || shard->capture.left != !ends || shard->capture.entered != (shard->capture.entry != NULL)) {
+		snprintf(why, why_size, "libllama did not pass %s (%s)",
+			 shard->capture.entry && !shard->capture.entered ? shard->capture.entry : shard->capture.exit,
+			 shard->capture.odd ? "another shape" : "not there");
 		err = ERR_UNSUPPORTED;
 	} else if (!ends && !all_finite(shard->capture.rows, (size_t)in->count * shard->directory->n_embd)) {
 		snprintf(why, why_size, "the model computed values that are not finite");

@@ -3,7 +3,8 @@
  * Rows go in as token ids (only a shard that is the whole model, or starts it) or as hidden states, and come out as hidden
  * states, or as logits where the range ends the model. Each session is a sequence with its own KV (kv_unified = false), so
  * that nobody else's rows move its bits (DESIGN D2). The hidden state leaves through cb_eval on "l_out-<last>"; the graph stops
- * there, so the dummy output matrix is never multiplied.
+ * there, so the dummy output matrix is never multiplied. Where libllama does something to the embedding in every shard (a scale, a
+ * norm), the rows of the shard before are written over the result of it, in the same way: quirks.h says over which tensor.
  *
  * One call computes one session's block. Several sessions in one llama_decode() (continuous batching) fit behind the same
  * interface: sequences are already separate.

@@ -117,6 +117,16 @@ static bool is_dropped(const struct directory *d, const struct directory_key *ke
 	return kind == VIRTUAL_INNER && (!strncmp(key->name, "tokenizer.", 10) || is_own(d, key, "vocab_size"));
 }
 
+/* A key that the whole model does without and a shard does not; NULL: none. */
+static const char *added_key(const struct directory *d, enum virtual_kind kind)
+{
+	const struct quirk *quirk = quirk_find(d->architecture);
+
+	if ((kind != VIRTUAL_INNER && kind != VIRTUAL_END) || !quirk || !quirk->zero_key || directory_find_own(d, quirk->zero_key))
+		return NULL;
+	return quirk->zero_key;
+}
+
 static void put_keys(struct writer *w, const struct directory *d, struct layer_range range, enum virtual_kind kind)
 {
 	char name[DIRECTORY_KEY_SIZE];
@@ -148,6 +158,10 @@ static void put_keys(struct writer *w, const struct directory *d, struct layer_r
 	}
 	snprintf(name, sizeof name, "%s.block_count", d->architecture);
 	put_key_u32(w, name, range.end - range.first);
+	if (added_key(d, kind)) {
+		snprintf(name, sizeof name, "%s.%s", d->architecture, added_key(d, kind));
+		put_key_u32(w, name, 0);
+	}
 	if (kind == VIRTUAL_INNER) {
 		put_text(w, "tokenizer.ggml.model");
 		put32(w, VALUE_STRING);
@@ -159,7 +173,7 @@ static void put_keys(struct writer *w, const struct directory *d, struct layer_r
 
 static size_t count_keys(const struct directory *d, enum virtual_kind kind)
 {
-	size_t n = 1 + (kind == VIRTUAL_INNER ? 2 : 0);
+	size_t n = 1 + (kind == VIRTUAL_INNER ? 2 : 0) + (added_key(d, kind) != NULL);
 
 	for (size_t i = 0; i < d->n_keys; i++)
 		n += !is_dropped(d, &d->keys[i], kind);

@@ -4,9 +4,9 @@
     stack_model.py MODEL.gguf OUT.gguf LAYERS
 
 llama.cpp's own suite (test-llama-archs -o DIR) writes models of two layers. That is too few to see what depends on a layer's
-number: sliding windows, positions that every fourth layer leaves out, layers with experts. Leading dense layers
-(leading_dense_block_count) stay at the front; the others follow in turn. Per-layer arrays are repeated in the same way,
-but which layers have a window goes on in turn from the first.
+number: sliding windows, states beside attention, positions that every fourth layer leaves out, layers with experts. All layers
+follow in turn, tensors and per-layer arrays, but the feed-forward networks of leading dense layers (leading_dense_block_count)
+stay at the front: a layer is one's attention with another's network.
 Used by test_architectures.py; also a module.
 
 SPDX-License-Identifier: AGPL-3.0-or-later
@@ -17,6 +17,7 @@ import sys
 NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
 ALIGNMENT = 32
+FEED_FORWARD = ("ffn_", "exp_probs", "feed_forward", "expert")       # parts of names, of tensors and keys
 # The file's types of tensors that the suite writes: bytes of an element.
 ELEMENT = {0: 4, 1: 2, 24: 1, 25: 2, 26: 4, 27: 8, 28: 8, 30: 2}
 
@@ -83,11 +84,14 @@ class Model:
         dense = self.own("leading_dense_block_count", 0)
         if not 0 <= dense < have:
             dense = 0
-        source = [i if i < dense else dense + (i - dense) % (have - dense) for i in range(n_layer)]
+        feeds = [i if i < dense else dense + (i - dense) % (have - dense) for i in range(n_layer)]
+
+        def source(name, i):
+            return feeds[i] if any(part in name for part in FEED_FORWARD) else i % have
+
         for name, (kind, value) in self.keys.items():
             if kind == ARRAY and name.startswith(self.architecture + ".") and len(value[1]) == have:
-                windows = name.endswith(".sliding_window_pattern")       # has nothing to do with what tensors a layer has
-                self.keys[name] = (kind, (value[0], [value[1][i % have if windows else k] for i, k in enumerate(source)]))
+                self.keys[name] = (kind, (value[0], [value[1][source(name, i)] for i in range(n_layer)]))
         self.set_own("block_count", 4, n_layer)
         layers, rest = {}, []
         for tensor in self.tensors:
@@ -97,8 +101,8 @@ class Model:
             else:
                 rest.append(tensor)
         for i in range(n_layer):
-            for name, tensor in layers.get(source[i], []):
-                rest.append(["blk.%d.%s" % (i, name)] + tensor[1:])
+            for k in range(have):
+                rest += [["blk.%d.%s" % (i, name)] + tensor[1:] for name, tensor in layers.get(k, []) if source(name, i) == k]
         self.tensors = rest
 
     def write(self, path):

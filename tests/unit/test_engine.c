@@ -387,6 +387,12 @@ static void a_ring_of_gemma3_says_what_the_whole_model_says(void **state)
 							    .window = 24 }, 6, 12);
 }
 
+/* libllama scales the embedding in every shard: the rows of the shard before replace what that makes. */
+static void a_ring_of_gemma_says_what_the_whole_model_says(void **state)
+{
+	ring_says_what_the_whole_says(&(struct tiny_model){ .architecture = "gemma", .n_layer = 5, .type = GGML_TYPE_Q8_0, .tied = true }, 2, 4);
+}
+
 static void a_session_may_end_before_its_shard_does(void **state)
 {
 	const struct tiny_model model = { .architecture = "llama", .n_layer = 6, .type = GGML_TYPE_Q8_0 };
@@ -1390,6 +1396,7 @@ int main(void)
 		cmocka_unit_test(a_ring_of_qwen2_says_what_the_whole_model_says),
 		cmocka_unit_test(a_ring_of_qwen3_says_what_the_whole_model_says),
 		cmocka_unit_test(a_ring_of_gemma3_says_what_the_whole_model_says),
+		cmocka_unit_test(a_ring_of_gemma_says_what_the_whole_model_says),
 		cmocka_unit_test(a_session_may_end_before_its_shard_does),
 		cmocka_unit_test(sessions_do_not_move_each_other),
 		cmocka_unit_test(frames_with_several_blocks_are_answered_one_by_one),

@@ -578,11 +578,11 @@ static void only_known_architectures_may_be_cut(void **state)
 	assert_false(quirk_splittable(&o.directory, why, sizeof why));
 	assert_non_null(strstr(why, "arctic-fox"));
 	close_model(&o);
-	other.architecture = "bloom";    /* known, and known why not */
+	other.architecture = "talkie";   /* known, and known why not */
 	open_model(&o, &other);
 	assert_false(quirk_splittable(&o.directory, why, sizeof why));
 	assert_non_null(strstr(why, "embedding"));
-	assert_null(quirk_find("bloom"));
+	assert_null(quirk_find("talkie"));
 	close_model(&o);
 }
 
@@ -653,6 +653,54 @@ static void windows_are_cut_where_both_kinds_of_layers_stay(void **state)
 	close_model(&o);
 }
 
+static void layers_with_a_state_and_with_attention_stay_together(void **state)
+{
+	struct tiny_model jamba = { .architecture = "jamba", .n_layer = 12, .type = GGML_TYPE_F32, .kv_heads_array = true, .attention_every = 3 };
+	struct opened o;
+
+	open_model(&o, &jamba);          /* attention in layers 0, 3, 6, 9; the pieces from the front are [0, 2), [2, 4), [4, 7) and the rest */
+	assert_true(quirk_splittable(&o.directory, why, sizeof why));
+	for (uint32_t c = 1; c < 12; c++)
+		assert_int_equal(quirk_may_cut(&o.directory, c), c == 2 || c == 4 || c == 7);
+	close_model(&o);
+	jamba.attention_every = 12;      /* a single layer with attention: no two shards can both have one */
+	open_model(&o, &jamba);
+	assert_false(quirk_splittable(&o.directory, why, sizeof why));
+	close_model(&o);
+	jamba.architecture = "qwen3next";        /* says nothing layer by layer: of four the last has attention */
+	jamba.kv_heads_array = false;
+	open_model(&o, &jamba);
+	for (uint32_t c = 1; c < 12; c++)
+		assert_int_equal(quirk_may_cut(&o.directory, c), c % 4 == 0);
+	close_model(&o);
+}
+
+static void no_shard_has_a_layer_count_that_means_another_model(void **state)
+{
+	struct tiny_model model = { .architecture = "baichuan", .n_layer = 100, .type = GGML_TYPE_F32 };
+	bool cuts[101];
+	struct opened o;
+
+	open_model(&o, &model);
+	for (uint32_t c = 0; c <= 100; c++)
+		cuts[c] = quirk_may_cut(&o.directory, c);
+	for (uint32_t c = 0; c <= 100; c++)
+		for (uint32_t e = c + 1; e <= 100; e++)
+			assert_false(cuts[c] && cuts[e] && (e - c == 32 || e - c == 40));
+	assert_true(cuts[48] && cuts[51]);
+	close_model(&o);
+	model.n_layer = 40;
+	open_model(&o, &model);
+	assert_false(quirk_splittable(&o.directory, why, sizeof why));
+	close_model(&o);
+	model.architecture = "smallthinker";     /* of four layers: has no other shards */
+	model.n_layer = 8;
+	model.window = 32;
+	open_model(&o, &model);
+	assert_false(quirk_splittable(&o.directory, why, sizeof why));
+	close_model(&o);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -682,6 +730,8 @@ int main(void)
 		cmocka_unit_test(what_acts_once_does_nothing_in_later_shards),
 		cmocka_unit_test(the_embedding_keeps_its_name_where_libllama_knows_no_other_output),
 		cmocka_unit_test(windows_are_cut_where_both_kinds_of_layers_stay),
+		cmocka_unit_test(layers_with_a_state_and_with_attention_stay_together),
+		cmocka_unit_test(no_shard_has_a_layer_count_that_means_another_model),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

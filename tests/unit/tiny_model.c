@@ -155,7 +155,7 @@ static void keys(struct making *m)
 	if (t->kv_heads_array) {
 		key_array(m, ".attention.head_count_kv", VALUE_I32, t->n_layer);
 		for (uint32_t i = 0; i < t->n_layer; i++)
-			put32(&m->keys, KV_HEADS);
+			put32(&m->keys, t->attention_every && i % t->attention_every ? 0 : KV_HEADS);
 	} else {
 		key_u32(m, ".attention.head_count_kv", KV_HEADS);
 	}
@@ -202,6 +202,17 @@ static const struct part mamba_parts[] = {
 	{ NULL, 0, 0, NULL },
 };
 
+/* Is a name one of several, parted by spaces. */
+static bool is_listed(const char *list, const char *name)
+{
+	size_t n = strlen(name);
+
+	for (const char *p = strstr(list, name); p; p = strstr(p + n, name))
+		if ((p == list || p[-1] == ' ') && (p[n] == 0 || p[n] == ' '))
+			return true;
+	return false;
+}
+
 static void layer(struct making *m, uint32_t i)
 {
 	static const struct part attention_parts[] = {
@@ -227,7 +238,7 @@ static void layer(struct making *m, uint32_t i)
 	char name[64];
 
 	for (size_t k = 0; parts[k].name; k++) {
-		if (parts[k].only && !strstr(parts[k].only, m->model->architecture))
+		if (parts[k].only && !is_listed(parts[k].only, m->model->architecture))
 			continue;
 		snprintf(name, sizeof name, "blk.%u.%s", i, parts[k].name);
 		tensor(m, name, parts[k].ne0, parts[k].ne1);

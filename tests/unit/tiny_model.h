@@ -23,6 +23,7 @@ struct tiny_model {
 	bool tied;
 	bool chat;                      /* with a chat template */
 	bool kv_heads_array;            /* attention.head_count_kv as an array, one a layer */
+	unsigned attention_every;       /* in that array: of so many layers the first alone has heads; 0: all have */
 	uint32_t window;                /* gemma3: attention.sliding_window */
 	uint32_t seed;
 	bool once;                      /* with what acts once or counts from layer 0: leading_dense_block_count 3, embedding_scale 12 and
