@@ -62,6 +62,10 @@ enum frame_type {
 	FRAME_ENGINE_RENDERED = 71,
 	FRAME_ENGINE_FAULT = 72,  /* about a request or the whole engine, not one session */
 	FRAME_ENGINE_PROGRESS = 73,
+
+	/* since version 0.2: older nodes pass these over (bulk connection) */
+	FRAME_REACH = 128,        /* dial the addresses of my card, please */
+	FRAME_REACHED = 129,      /* how each of them answered */
 };
 
 struct frame {                 /* a view: the bytes belong to whoever decoded them */

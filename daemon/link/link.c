@@ -153,7 +153,9 @@ void link_connected(struct link *link)
 	if (!uv_tcp_getpeername(&link->tcp, (struct sockaddr *)&name, &n))
 		address_text((struct sockaddr *)&name, link->address, sizeof link->address);
 
-	if (link->dialled) {
+	if (link->probe_tcp) {
+		link_fail(link, 0, "it answers");
+	} else if (link->dialled) {
 		int err = link_handshake_start(link);
 		if (err) {
 			link_fail(link, err, "no handshake with %s: %s", link->address, err_str(err));

@@ -73,6 +73,9 @@ void link_server_close(struct link_server *server);           /* links that are 
 /* Dials "host:port" (names are resolved). psk NULL: zeros. invitation NULL: none. */
 int link_dial(struct link **out, const struct link_config *config, const char *address, const uint8_t remote_link_key[KEY_BYTES],
 	      enum link_kind kind, const uint8_t *psk, const uint8_t *invitation);
+/* Sees whether "host:port" answers, with that link key, or with any program when it is NULL: on_closed follows, with why 0 if it does. The other
+ * side never sees a link come up. */
+int link_probe(struct link **out, const struct link_config *config, const char *address, const uint8_t *remote_link_key);
 int link_send(struct link *link, struct buf *frame);          /* takes the frame's memory on success; -EAGAIN: queue is full */
 void link_close(struct link *link, int why);                  /* idempotent; says BYE when it can */
 void link_set_user(struct link *link, void *user);

@@ -121,12 +121,12 @@ static int resolve(struct link *link, const char *host, uint16_t port)
 	return err;
 }
 
-int link_dial(struct link **out, const struct link_config *config, const char *address, const uint8_t remote_link_key[KEY_BYTES],
-	      enum link_kind kind, const uint8_t *psk, const uint8_t *invitation)
+/* The link of an address; nothing of it is sent before the next turn of the loop. */
+static int prepare(struct link **out, const struct link_config *config, const char *address, const uint8_t *remote_link_key)
 {
-	*out = NULL;
 	char host[ADDRESS_HOST_SIZE];
 	uint16_t port;
+	*out = NULL;
 	int err = address_split(address, host, &port);
 	if (err)
 		return err;
@@ -134,16 +134,11 @@ int link_dial(struct link **out, const struct link_config *config, const char *a
 	if (!link)
 		return UV_ENOMEM;
 	link->dialled = true;
-	link->kind = kind;
+	link->kind = LINK_BULK;
 	link->state = LINK_RESOLVING;
 	text_copy(link->target, sizeof link->target, address);
-	memcpy(link->remote_link_key, remote_link_key, KEY_BYTES);
-	if (psk)
-		memcpy(link->psk, psk, sizeof link->psk);
-	if (invitation) {
-		link->invited = true;
-		memcpy(link->invitation, invitation, sizeof link->invitation);
-	}
+	if (remote_link_key)
+		memcpy(link->remote_link_key, remote_link_key, KEY_BYTES);
 	err = resolve(link, host, port);
 	if (err) {
 		link->config.events.on_closed = NULL;
@@ -152,4 +147,31 @@ int link_dial(struct link **out, const struct link_config *config, const char *a
 	}
 	*out = link;
 	return 0;
+}
+
+int link_dial(struct link **out, const struct link_config *config, const char *address, const uint8_t remote_link_key[KEY_BYTES],
+	      enum link_kind kind, const uint8_t *psk, const uint8_t *invitation)
+{
+	int err = prepare(out, config, address, remote_link_key);
+	if (err)
+		return err;
+	struct link *link = *out;
+	link->kind = kind;
+	if (psk)
+		memcpy(link->psk, psk, sizeof link->psk);
+	if (invitation) {
+		link->invited = true;
+		memcpy(link->invitation, invitation, sizeof link->invitation);
+	}
+	return 0;
+}
+
+int link_probe(struct link **out, const struct link_config *config, const char *address, const uint8_t *remote_link_key)
+{
+	int err = prepare(out, config, address, remote_link_key);
+	if (!err) {
+		(*out)->probe = true;
+		(*out)->probe_tcp = !remote_link_key;
+	}
+	return err;
 }

@@ -183,6 +183,10 @@ static void finish(struct link *link, const uint8_t *message, size_t n)
 			  link->address);
 		return;
 	}
+	if (link->probe) {
+		link_fail(link, 0, "it answers");
+		return;
+	}
 	memcpy(link->peer.link_key, link->remote_link_key, KEY_BYTES);
 	link->peer.card = p.card;
 	link->peer.card_length = p.card_length;

@@ -46,6 +46,8 @@ struct link {
 	enum link_state state;
 	enum link_kind kind;
 	bool dialled;
+	bool probe;                        /* ends where the other side has proven its key */
+	bool probe_tcp;                    /* ... or where it accepted a connection */
 	struct link_server *server;        /* while its handshake counts there; NULL afterwards */
 	struct source source;
 

@@ -428,7 +428,8 @@ static void take_frame(struct link *link, const struct frame *f, size_t size)
 		link_fail(link, ERR_MALFORMED, "%s sent an engine's frame", link->address);
 		return;
 	}
-	if (f->type < 128 && link->config.events.on_frame)
+	bool known = f->type < 128 || f->type == FRAME_REACH || f->type == FRAME_REACHED;
+	if (known && link->config.events.on_frame)
 		link->config.events.on_frame(link->config.owner, link, f);
 	if (link->state != LINK_UP)
 		return;

@@ -120,6 +120,7 @@ static void on_tick(uv_timer_t *timer)
 	}
 	gossip_tick(mesh->gossip, mesh_clock(mesh));
 	join_tick(mesh);
+	probe_tick(mesh);
 	neighbours_dial(mesh);
 }
 
@@ -222,6 +223,7 @@ void mesh_close(struct mesh *mesh, void (*on_closed)(void *arg), void *arg)
 	if (mesh->closing)
 		return;
 	join_cancel(mesh);
+	probe_cancel(mesh);
 	mesh->closing = true;
 	mesh->on_closed = on_closed;
 	mesh->on_closed_arg = arg;
@@ -319,6 +321,8 @@ static bool list_peer(const struct record *r, void *arg)
 	p->since = n->since;
 	p->bytes_in = n->bytes_in;
 	p->bytes_out = n->bytes_out;
+	p->clock_known = n->clock_known;
+	p->clock_off = n->clock_off;
 	if (n->address[0])
 		text_copy(p->address, sizeof p->address, n->address);
 	if (!n->up) {

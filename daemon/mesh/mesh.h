@@ -11,6 +11,7 @@
 #define MESH_MESH_H
 
 #include "daemon/link/link.h"
+#include "daemon/mesh/reach.h"
 #include "daemon/trust/invitation.h"
 #include "daemon/trust/keys.h"
 #include "daemon/trust/trust.h"
@@ -51,6 +52,11 @@ double mesh_rtt_ms(const struct mesh *mesh, const uint8_t node[KEY_BYTES]);    /
 /* From where another node saw us come last: "192.0.2.1:40122"; false when none said so. The port is the outgoing one. */
 bool mesh_observed(const struct mesh *mesh, char out[ADDRESS_SIZE]);
 
+/* Asks a neighbour to dial the addresses of our card. On 0 done follows exactly once, later: with the answer on err 0, otherwise
+ * UV_ETIMEDOUT (an older version passes the question over), ERR_BUSY (asked too often), ERR_CANCELLED. */
+typedef void mesh_reach_done(void *arg, const uint8_t node[KEY_BYTES], int err, const struct reach_answer *answer);
+int mesh_reach(struct mesh *mesh, const uint8_t node[KEY_BYTES], mesh_reach_done *done, void *arg);
+
 /* Uses an invitation. On 0 done(err, sentence for people) follows exactly once, later; each address that failed is named with
  * how. ERR_BUSY: another is being used. A node that joins with INVITATION_NODE takes the inviter's association over
  * afterwards (main: keys, card); both need a card that was published. */
@@ -65,6 +71,8 @@ struct mesh_peer {
 	uint64_t bytes_in, bytes_out;
 	uint64_t since;                    /* Unix seconds of the last change of up */
 	bool clock_differs;                /* that is why it is down */
+	bool clock_known;
+	int64_t clock_off;                 /* seconds that its clock was ahead of ours when the link came up */
 	char trouble[160];                 /* why it is down: "connection refused at 192.0.2.1:7740", ... */
 };
 size_t mesh_peers(const struct mesh *mesh, struct mesh_peer *out, size_t max);

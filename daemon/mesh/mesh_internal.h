@@ -3,7 +3,8 @@
  *   mesh.c          opening, closing, the tick, what others ask
  *   neighbours.c    links coming and going, who is let in, which of two is kept, what frame goes where
  *   join.c          the use of an invitation, on both sides
- *   gossip*.c, dialing.c   pure
+ *   probe.c         whether others can reach us: asking, and dialling for who asks
+ *   gossip*.c, dialing.c, reach.c   pure
  *
  * Thread: loop. SPDX-License-Identifier: AGPL-3.0-or-later */
 #ifndef MESH_MESH_INTERNAL_H
@@ -27,6 +28,7 @@ enum port_role {
 	PORT_NEIGHBOUR,
 	PORT_JOINER,                       /* we use an invitation */
 	PORT_INVITED,                      /* the other side uses one of ours */
+	PORT_PROBE,                        /* we see for a neighbour whether it can be reached */
 };
 
 struct port {                              /* what the mesh knows of one link; the link's user */
@@ -46,6 +48,9 @@ struct port {                              /* what the mesh knows of one link; t
 	struct buf card;
 	bool answered;
 	uint64_t deadline_ms;
+	/* PORT_PROBE */
+	struct probing *probing;
+	size_t probe;                      /* which of its results */
 };
 
 struct neighbour {
@@ -59,9 +64,14 @@ struct neighbour {
 	char proven[ADDRESS_SIZE];         /* dialled with success */
 	char seen_host[ADDRESS_HOST_SIZE]; /* it dialled us from there */
 	char trouble[TROUBLE_SIZE];
+	bool clock_known;
+	int64_t clock_off;                 /* seconds that its clock is ahead of ours, at the last handshake */
+	uint64_t probed_ms;                /* it asked last whether it can be reached; 0: never */
 };
 
 struct joining;                            /* join.c */
+struct asking;                             /* probe.c */
+struct probing;
 
 struct mesh {
 	struct mesh_config config;
@@ -86,6 +96,8 @@ struct mesh {
 	uint64_t expire_ms, targets_ms, clock_warned_ms;
 	uint64_t generation;               /* of trust, as of the last recheck */
 	struct joining *joining;
+	struct asking *askings;
+	struct probing *probings;
 };
 
 /* mesh.c */
@@ -125,5 +137,11 @@ void join_frame(struct port *port, const struct frame *frame);
 void join_closed(struct port *port, int why, const char *detail);
 void join_tick(struct mesh *mesh);
 void join_cancel(struct mesh *mesh);
+
+/* probe.c */
+int probe_frame(struct port *port, const struct frame *frame);
+void probe_closed(struct port *port, int why, const char *detail);
+void probe_tick(struct mesh *mesh);
+void probe_cancel(struct mesh *mesh);
 
 #endif

@@ -74,6 +74,11 @@ void port_free(struct port *port)
 static int check_clock(struct mesh *mesh, const struct link_peer *peer, const uint8_t node[KEY_BYTES], char *why, size_t why_size)
 {
 	uint64_t now = mesh_now(mesh), off = peer->time > now ? peer->time - now : now - peer->time;
+	struct neighbour *known = neighbours_find(mesh, node);
+	if (known) {
+		known->clock_known = true;
+		known->clock_off = peer->time > now ? (int64_t)off : -(int64_t)off;
+	}
 	if (off < CLOCKS_DIFFER_MAX_S)
 		return 0;
 	char text[40], who[2 * NAME_SIZE + 4];
@@ -349,6 +354,8 @@ void neighbours_on_closed(void *owner, struct link *link, int why, const char *d
 		detail = port->why;
 	if (port->role == PORT_NEIGHBOUR)
 		neighbour_closed(port, why, detail);
+	else if (port->role == PORT_PROBE)
+		probe_closed(port, why, detail);
 	else
 		join_closed(port, why, detail);
 	port_free(port);
@@ -453,7 +460,9 @@ void neighbours_on_frame(void *owner, struct link *link, const struct frame *fra
 			err = ERR_UNSUPPORTED;
 		else if (mesh->config.on_frame)
 			mesh->config.on_frame(mesh->config.arg, port->node, frame);
-	} else
+	} else if (frame->type == FRAME_REACH || frame->type == FRAME_REACHED)
+		err = probe_frame(port, frame);
+	else
 		err = ERR_UNSUPPORTED;
 	if (err)
 		link_close(link, err);

@@ -27,7 +27,8 @@
 
 static int64_t clock_ahead_ms;
 
-int clock_gettime(clockid_t id, struct timespec *out)
+/* libuv shall call this one: programs are built with hidden symbols. */
+__attribute__((visibility("default"))) int clock_gettime(clockid_t id, struct timespec *out)
 {
 	int err = (int)syscall(SYS_clock_gettime, id, out);
 	out->tv_sec += clock_ahead_ms / 1000;
@@ -618,6 +619,121 @@ static void the_other_side_says_from_where_it_sees_us(void **state)
 	assert_non_null(strstr(address, "127.0.0.1:"));
 }
 
+struct reached {
+	unsigned calls;
+	int err;
+	struct reach_answer answer;
+};
+
+static void on_reached(void *arg, const uint8_t node[KEY_BYTES], int err, const struct reach_answer *answer)
+{
+	struct reached *r = arg;
+	r->calls++;
+	r->err = err;
+	if (answer)
+		r->answer = *answer;
+}
+
+/* Colibri says that it is where it is, where nothing listens, and where Abeille is; and that weights are where Bourdon is. */
+static void publish_odd_card(void)
+{
+	struct site *c = &sites[C];
+	world_now = site_now(c);
+	struct record head = head_of(c->people, NULL, ++c->sequence);
+	struct card_body b = {.version_low = 1, .version_high = 1, .n_addresses = 3, .torrent_port = sites[B].port};
+	memcpy(head.association, c->keys.association, KEY_BYTES);
+	strcpy(b.name, "odd");
+	memcpy(b.link_key, c->keys.link, KEY_BYTES);
+	snprintf(b.addresses[0], ADDRESS_SIZE, "127.0.0.1:%u", c->port);
+	strcpy(b.addresses[1], "127.0.0.1:1");
+	snprintf(b.addresses[2], ADDRESS_SIZE, "127.0.0.1:%u", sites[A].port);
+	assert_int_equal(card_sign(&world_bytes, &head, &b, c->keys.node_secret), 0);
+	publish(c);
+}
+
+static const struct reach_result *result_for(const struct reached *r, uint16_t port, bool weights)
+{
+	char address[ADDRESS_SIZE];
+	snprintf(address, sizeof address, "127.0.0.1:%u", port);
+	for (size_t i = 0; i < r->answer.n_results; i++)
+		if (r->answer.results[i].weights == weights && !strcmp(r->answer.results[i].address, address))
+			return &r->answer.results[i];
+	fail_msg("nothing is said about %s", address);
+	return NULL;
+}
+
+static void a_neighbour_says_how_each_address_of_ours_answered(void **state)
+{
+	struct reached r = {0};
+	partners();
+	publish_odd_card();
+	WAIT(peer_of(B, C) && !strcmp(peer_of(B, C)->name, "odd"));
+	unsigned ups = sites[B].peers_up, downs = sites[B].peers_down;
+	assert_int_equal(mesh_reach(sites[C].mesh, sites[B].keys.node, on_reached, &r), 0);
+	assert_int_equal(r.calls, 0);
+	WAIT(r.calls);
+	assert_int_equal(r.err, 0);
+	assert_int_equal(r.answer.n_results, 4);
+	assert_int_equal(result_for(&r, sites[C].port, false)->code, 0);
+	assert_int_equal(result_for(&r, 1, false)->code, UV_ECONNREFUSED);
+	assert_int_not_equal(result_for(&r, sites[A].port, false)->code, 0);
+	assert_string_not_equal(result_for(&r, sites[A].port, false)->detail, "");
+	assert_int_equal(result_for(&r, sites[B].port, true)->code, 0);
+	/* links in use were left alone */
+	for (int i = 0; i < 200; i++)
+		turn(TURN_MS);
+	assert_true(linked(B, C));
+	assert_int_equal(sites[B].peers_up, ups);
+	assert_int_equal(sites[B].peers_down, downs);
+	assert_int_equal(r.calls, 1);
+}
+
+static void who_asks_too_often_is_told_so(void **state)
+{
+	struct reached first = {0}, second = {0}, later = {0};
+	partners();
+	assert_int_equal(mesh_reach(sites[C].mesh, sites[B].keys.node, on_reached, &first), 0);
+	assert_int_equal(mesh_reach(sites[C].mesh, sites[B].keys.node, on_reached, &second), 0);
+	WAIT(first.calls && second.calls);
+	assert_int_equal(first.err, 0);
+	assert_int_equal(second.err, ERR_BUSY);
+	uint64_t from = loop_ms();
+	WAIT(loop_ms() > from + REACH_EVERY_MS);
+	assert_int_equal(mesh_reach(sites[C].mesh, sites[B].keys.node, on_reached, &later), 0);
+	WAIT(later.calls);
+	assert_int_equal(later.err, 0);
+}
+
+static void who_cannot_be_asked_is_an_error(void **state)
+{
+	struct reached r = {0};
+	assert_int_equal(mesh_reach(sites[B].mesh, sites[C].keys.node, on_reached, &r), ERR_UNREACHABLE);
+	partners();
+	assert_int_equal(mesh_reach(sites[B].mesh, sites[C].keys.node, on_reached, &r), 0);
+	close_mesh(&sites[B]);
+	assert_int_equal(r.calls, 1);
+	assert_int_equal(r.err, ERR_CANCELLED);
+}
+
+static void reach_on_a_latency_link_costs_that_link(void **state)
+{
+	partners();
+	unsigned downs = sites[B].peers_down;
+	send_to(C, B, LINK_LATENCY, FRAME_REACH, 0);
+	WAIT(sites[B].peers_down > downs);
+}
+
+static void clocks_are_compared_when_links_come_up(void **state)
+{
+	sites[C].clock_off = 100;
+	publish_card(&sites[C]);
+	partners();
+	assert_true(peer_of(A, C)->clock_known);
+	assert_true(llabs((long long)peer_of(A, C)->clock_off - 100) <= 2);
+	assert_true(llabs((long long)peer_of(C, A)->clock_off + 100) <= 2);
+	assert_true(llabs((long long)peer_of(A, B)->clock_off) <= 2);
+}
+
 static void a_flood_of_new_records_reaches_all(void **state)
 {
 	partners();
@@ -658,6 +774,11 @@ int main(void)
 		IN_A_LOOP(strangers_get_nothing),
 		IN_A_LOOP(closing_while_joining_says_so),
 		IN_A_LOOP(the_other_side_says_from_where_it_sees_us),
+		IN_A_LOOP(a_neighbour_says_how_each_address_of_ours_answered),
+		IN_A_LOOP(who_asks_too_often_is_told_so),
+		IN_A_LOOP(who_cannot_be_asked_is_an_error),
+		IN_A_LOOP(reach_on_a_latency_link_costs_that_link),
+		IN_A_LOOP(clocks_are_compared_when_links_come_up),
 		IN_A_LOOP(a_flood_of_new_records_reaches_all),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
