@@ -6,10 +6,15 @@
 #ifndef CLI_CLI_H
 #define CLI_CLI_H
 
+#include <libintl.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <yyjson.h>
+
+#include "proto/template.h"
+
+#define _(text) gettext(text)
 
 enum exit_status {
 	EXIT_DONE = 0,
@@ -26,6 +31,15 @@ struct cli {
 	bool terminal;        /* stdout is one: colours and tables */
 	bool progress;        /* stderr is a terminal and --json is not given: bars */
 };
+
+/* --- language.c: $LANG, gettext ------------------------------------------------------------------------ */
+
+/* Errors (cli_fail, cli_usage) and tables' headings are translated where they are printed; everything else for people is written _("..."),
+ * or N_("...") where it stands in a table. */
+void language_choose(void);
+const char *translated(const char *text);               /* "" for "" or NULL */
+/* What the daemon said in an object: its template in the reader's language with its values put in, else the text under key. Returns out. */
+const char *json_said(yyjson_val *object, const char *key, char *out, size_t size);
 
 /* --- client.c: one request to essaimd ---------------------------------------------------------------- */
 

@@ -17,12 +17,12 @@ int cli_fail(struct cli *cli, int status, const char *code, const char *remedy, 
 	char text[2048];
 	va_list ap;
 	va_start(ap, format);
-	vsnprintf(text, sizeof text, format, ap);
+	vsnprintf(text, sizeof text, cli->json ? format : _(format), ap);
 	va_end(ap);
 	if (!cli->json) {
 		fold_print(stderr, 0, 0, "essaim: %s", plain_text(text));        /* it may quote what a peer said */
 		if (remedy && *remedy)
-			fold_print(stderr, 0, 5, "  -> %s", remedy);
+			fold_print(stderr, 0, 5, "  -> %s", translated(remedy));
 		return status;
 	}
 	yyjson_mut_doc *doc = yyjson_mut_doc_new(NULL);
@@ -163,8 +163,9 @@ int client_call(struct cli *cli, const char *command, yyjson_mut_doc *args, clie
 	if (json_bool(root, "ok"))
 		return 0;
 	yyjson_val *error = yyjson_obj_get(root, "error");
+	char said[2048];
 	status = cli_fail(cli, status_of(json_text(error, "code")), json_text(error, "code"), json_text(error, "remedy"), "%s",
-			  json_text(error, "message"));
+			  cli->json ? json_text(error, "message") : json_said(error, "message", said, sizeof said));
 	yyjson_doc_free(*out);
 	*out = NULL;
 	return status;

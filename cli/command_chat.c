@@ -79,7 +79,7 @@ static int find_api(struct chat *c)
 static int publish_demo(struct chat *c)
 {
 	char path[4096];
-	struct bar bar = {.label = "loading"};
+	struct bar bar = {.label = _("loading")};
 	yyjson_mut_val *args;
 	yyjson_doc *doc;
 	char *whole = realpath(c->cli->home, NULL);
@@ -256,14 +256,14 @@ static int post(struct chat *c)
 	if (interrupted)
 		return EXIT_DONE;
 	if (code != CURLE_OK && !c->error[0]) {
-		snprintf(c->error, sizeof c->error, "the node's HTTP port does not answer: %s", curl_easy_strerror(code));
+		snprintf(c->error, sizeof c->error, _("the node's HTTP port does not answer: %s"), curl_easy_strerror(code));
 		return EXIT_NO_DAEMON;
 	}
 	if (c->status != 200) {
 		yyjson_doc *doc = yyjson_read((char *)c->line.data, c->line.length, 0);
 		const char *message = json_text(yyjson_obj_get(yyjson_doc_get_root(doc), "error"), "message");
 		if (!c->error[0])
-			snprintf(c->error, sizeof c->error, "%s", *message ? message : "the node refused without a word");
+			snprintf(c->error, sizeof c->error, "%s", *message ? message : _("the node refused without a word"));
 		yyjson_doc_free(doc);
 		return c->status == 404 ? EXIT_UNKNOWN : c->status == 503 || c->status == 429 ? EXIT_LATER : EXIT_REFUSED;
 	}
@@ -279,12 +279,12 @@ static void print_figures(struct chat *c)
 	if (!e)
 		return;
 	double decode = json_real(e, "decode_seconds");
-	used = (size_t)snprintf(line, sizeof line, "%llu tokens", (unsigned long long)c->tokens);
+	used = (size_t)snprintf(line, sizeof line, _("%llu tokens"), (unsigned long long)c->tokens);
 	if (c->tokens > 1 && decode > 0)
-		used += (size_t)snprintf(line + used, sizeof line - used, ", %.1f tok/s", (double)(c->tokens - 1) / decode);
+		used += (size_t)snprintf(line + used, sizeof line - used, _(", %.1f tok/s"), (double)(c->tokens - 1) / decode);
 	yyjson_arr_foreach(yyjson_obj_get(e, "stages"), i, n, s)
 	{
-		int k = snprintf(line + used, sizeof line - used, "%s%s", i ? " > " : "; by ", json_text(s, "node"));
+		int k = snprintf(line + used, sizeof line - used, "%s%s", i ? " > " : _("; by "), json_text(s, "node"));
 		if (k < 0 || (size_t)k >= sizeof line - used)
 			break;
 		used += (size_t)k;
@@ -292,7 +292,7 @@ static void print_figures(struct chat *c)
 			saw = !*saw || !strcmp(saw, json_text(s, "node")) ? json_text(s, "node") : NULL;
 	}
 	if (saw && *saw && n > 1)
-		snprintf(line + used, sizeof line - used, "; text was seen at %s only", saw);
+		snprintf(line + used, sizeof line - used, _("; text was seen at %s only"), saw);
 	struct fold fold;
 	fold_init(&fold, stderr);
 	if (c->cli->progress)
@@ -316,7 +316,7 @@ static int ask_once(struct chat *c, const char *prompt)
 	if (status) {
 		if (!c->cli->json && c->answer.length)
 			putchar('\n');
-		return cli_fail(c->cli, status, status == EXIT_LATER ? "BUSY" : "REFUSED", status == EXIT_LATER ? "essaim model list shows how far it is" : NULL,
+		return cli_fail(c->cli, status, status == EXIT_LATER ? "BUSY" : "REFUSED", status == EXIT_LATER ? N_("essaim model list shows how far it is") : NULL,
 				"%s", c->error);
 	}
 	if (!c->cli->json) {
@@ -348,7 +348,7 @@ static int converse(struct chat *c)
 {
 	struct sigaction action = {.sa_handler = on_interrupt}, before;
 	sigaction(SIGINT, &action, &before);
-	fprintf(stderr, "%s. Ctrl-C stops an answer, Ctrl-D ends. Nothing is kept.\n", c->model);
+	fprintf(stderr, _("%s. Ctrl-C stops an answer, Ctrl-D ends. Nothing is kept.\n"), c->model);
 	for (;;) {
 		interrupted = 0;         /* by the end of the answer before, perhaps */
 		char *prompt = readline("> ");
@@ -411,7 +411,7 @@ int command_chat(struct cli *cli, int argc, char **argv)
 	}
 	int words = argc - optind;
 	if (wrong || words > 2)
-		return cli_usage(cli, "chat", wrong ? "that option or its value is not usable" : "put the prompt in quotes");
+		return cli_usage(cli, "chat", wrong ? N_("that option or its value is not usable") : N_("put the prompt in quotes"));
 	if (words)
 		text_copy(c.model, sizeof c.model, argv[optind]);
 	bool conversation = words < 2 && isatty(STDIN_FILENO) && isatty(STDOUT_FILENO) && !cli->json;

@@ -70,7 +70,7 @@ static int run_init(struct cli *cli, const char *const *args, yyjson_doc **out)
 		return 0;
 	yyjson_val *error = yyjson_obj_get(root, "error");
 	const char *message = json_text(error, "message");
-	int result = cli_fail(cli, EXIT_REFUSED, error ? json_text(error, "code") : "EINIT", NULL, "%s", *message ? message : "essaimd --init failed");
+	int result = cli_fail(cli, EXIT_REFUSED, error ? json_text(error, "code") : "EINIT", NULL, "%s", *message ? translated(message) : _("essaimd --init failed"));
 	yyjson_doc_free(*out);
 	*out = NULL;
 	return result;
@@ -135,14 +135,14 @@ int command_init(struct cli *cli, int argc, char **argv)
 	gethostname(host, sizeof host - 1);
 	host[strcspn(host, ".")] = 0;
 	if (!association && !joining && ask)
-		association = question("Your association's name", "My association", answers[0], sizeof answers[0]);
+		association = question(_("Your association's name"), _("My association"), answers[0], sizeof answers[0]);
 	if (!association && !joining)
 		return cli_usage(cli, "init", "say --association NAME, or --joining if this machine will join one");
 	if (!name)
-		name = ask ? question("This machine's name", host, answers[1], sizeof answers[1]) : host;
+		name = ask ? question(_("This machine's name"), host, answers[1], sizeof answers[1]) : host;
 	if (!memory) {
 		snprintf(proposal, sizeof proposal, "%lluG", (unsigned long long)propose_memory());
-		memory = ask ? question("Memory to share for models", proposal, answers[2], sizeof answers[2]) : proposal;
+		memory = ask ? question(_("Memory to share for models"), proposal, answers[2], sizeof answers[2]) : proposal;
 	}
 	const char *args[96] = {"essaimd", "--home", cli->home, "--init", "--name", name, "--memory", memory};
 	size_t n = 8;
@@ -162,18 +162,18 @@ int command_init(struct cli *cli, int argc, char **argv)
 		yyjson_doc_free(doc);
 	if (status || client_print_json(cli, doc))
 		return status;
-	printf("%sThis home is ready:%s %s\n\n", bold(cli, true), bold(cli, false), cli->home);
-	printf("  essaim.conf     what this machine shares (%s of memory) and its ports\n", memory);
-	printf("  keys/api.key    the key that programs need to ask here\n");
+	printf(_("%sThis home is ready:%s %s\n\n"), bold(cli, true), bold(cli, false), cli->home);
+	printf(_("  essaim.conf     what this machine shares (%s of memory) and its ports\n"), memory);
+	printf(_("  keys/api.key    the key that programs need to ask here\n"));
 	if (!joining) {
-		printf("  keys/root.key   %s's root key. It can make and\n"
+		printf(_("  keys/root.key   %s's root key. It can make and\n"
 		       "                  unmake the association: copy it to a safe place off this\n"
 		       "                  machine (a USB stick in a drawer), then delete it here. It is\n"
-		       "                  needed again within %d days, to renew the steward key.\n", association, 90);
+		       "                  needed again within %d days, to renew the steward key.\n"), association, 90);
 	}
-	printf("\nNext: start the node\n  essaimd --home %s\nthen %s\n", cli->home,
-	       joining ? "join, with the invitation made by `essaim invite --node` on the other server\n  essaim join URL"
-		       : "bring others in\n  essaim invite --node       (a second server of yours)\n  essaim invite --partner    (another association)");
+	printf(_("\nNext: start the node\n  essaimd --home %s\nthen %s\n"), cli->home,
+	       joining ? _("join, with the invitation made by `essaim invite --node` on the other server\n  essaim join URL")
+		       : _("bring others in\n  essaim invite --node       (a second server of yours)\n  essaim invite --partner    (another association)"));
 	yyjson_doc_free(doc);
 	return EXIT_DONE;
 }

@@ -13,7 +13,7 @@ static void on_add_progress(struct cli *cli, yyjson_val *p, void *arg)
 {
 	struct bar *bar = arg;
 	char figures[32];
-	bar->label = strcmp(json_text(p, "step"), "hashing") ? "reading" : "hashing";
+	bar->label = strcmp(json_text(p, "step"), "hashing") ? _("reading") : _("hashing");
 	snprintf(figures, sizeof figures, " ");
 	bar_draw(cli, bar, (double)json_uint(p, "permille") / 1000, figures);
 }
@@ -49,7 +49,7 @@ static int model_add(struct cli *cli, int argc, char **argv)
 	}
 	yyjson_mut_obj_add_strcpy(request, args, "path", path);
 	free(path);
-	struct bar bar = {.label = "reading"};
+	struct bar bar = {.label = _("reading")};
 	yyjson_doc *doc;
 	int status = client_call(cli, "model_add", request, on_add_progress, &bar, &doc);
 	bar_end(cli, &bar);
@@ -57,11 +57,11 @@ static int model_add(struct cli *cli, int argc, char **argv)
 		return status;
 	yyjson_val *m = yyjson_obj_get(client_result(doc), "model");
 	char size[16];
-	printf("%s%s%s is published: %s, %llu layers, licence %s.\nOther associations approve it with:\n  essaim model pull %s@%s\n", bold(cli, true),
+	printf(_("%s%s%s is published: %s, %llu layers, licence %s.\nOther associations approve it with:\n  essaim model pull %s@%s\n"), bold(cli, true),
 	       json_text(m, "name"), bold(cli, false), bytes_text(json_uint(m, "bytes"), size), (unsigned long long)json_uint(m, "layers"),
 	       json_text(m, "licence"), json_text(m, "name"), json_text(m, "association"));
 	if (!json_bool(m, "splittable"))
-		fold_print(stdout, 0, 2, "It cannot be split over several nodes: %s", json_text(m, "why"));
+		fold_print(stdout, 0, 2, _("It cannot be split over several nodes: %s"), json_text(m, "why"));
 	yyjson_doc_free(doc);
 	return EXIT_DONE;
 }
@@ -72,12 +72,12 @@ static int model_list(struct cli *cli)
 	int status = client_call(cli, "model_list", NULL, NULL, NULL, &doc);
 	if (status || client_print_json(cli, doc))
 		return status;
-	static const char *const headings[] = {"model", ">size", ">layers", "here", ">on disk", "state", ""};
+	static const char *const headings[] = {N_("model"), N_(">size"), N_(">layers"), N_("here"), N_(">on disk"), N_("state"), ""};
 	yyjson_val *models = yyjson_obj_get(client_result(doc), "models"), *m;
 	struct table table;
 	size_t i, n;
 	if (!yyjson_arr_size(models)) {
-		printf("No models yet. Publish one with: essaim model add FILE.gguf --licence SPDX-NAME\n");
+		printf(_("No models yet. Publish one with: essaim model add FILE.gguf --licence SPDX-NAME\n"));
 		yyjson_doc_free(doc);
 		return EXIT_DONE;
 	}
@@ -88,12 +88,13 @@ static int model_list(struct cli *cli)
 		snprintf(name, sizeof name, "%s@%s", json_text(m, "name"), json_text(m, "association"));
 		snprintf(layers, sizeof layers, "%llu", (unsigned long long)json_uint(m, "layers"));
 		layers_text(yyjson_obj_get(m, "placed"), here, sizeof here);
-		snprintf(state, sizeof state, "%s", json_bool(m, "approved") ? json_text(m, "state") : "not approved");
+		snprintf(state, sizeof state, "%s", json_bool(m, "approved") ? json_text(m, "state") : N_("not approved"));
 		if (!strcmp(state, "arriving") && json_uint(m, "bytes_wanted")) {
 			snprintf(part, sizeof part, " %llu %%", (unsigned long long)(json_uint(m, "bytes_have") * 100 / json_uint(m, "bytes_wanted")));
+			text_copy(state, sizeof state, _("arriving"));
 			strcat(state, part);
 		}
-		table_row(&table, name, bytes_text(json_uint(m, "bytes"), size), layers, here, bytes_text(json_uint(m, "bytes_on_disk"), disk), state,
+		table_row(&table, name, bytes_text(json_uint(m, "bytes"), size), layers, here, bytes_text(json_uint(m, "bytes_on_disk"), disk), translated(state),
 			  json_text(m, "why"));
 	}
 	table_print(&table, cli, stdout);
@@ -108,10 +109,10 @@ static void on_pull_progress(struct cli *cli, yyjson_val *p, void *arg)
 	uint64_t n = json_uint(p, "bytes_wanted"), k = json_uint(p, "bytes_have");
 	yyjson_val *seconds = yyjson_obj_get(p, "seconds_left");
 	if (seconds && k < n)
-		snprintf(left, sizeof left, "%s left, ", text_duration(yyjson_get_uint(seconds), have, sizeof have));
-	snprintf(figures, sizeof figures, "%s of %s, %s/s, %s%llu peers", bytes_text(k, have), bytes_text(n, wanted), bytes_text(json_uint(p, "rate"), rate),
+		snprintf(left, sizeof left, _("%s left, "), text_duration(yyjson_get_uint(seconds), have, sizeof have));
+	snprintf(figures, sizeof figures, _("%s of %s, %s/s, %s%llu peers"), bytes_text(k, have), bytes_text(n, wanted), bytes_text(json_uint(p, "rate"), rate),
 		 left, (unsigned long long)json_uint(p, "peers"));
-	bar->label = strcmp(json_text(p, "state"), "loading") ? "fetching" : "loading ";
+	bar->label = strcmp(json_text(p, "state"), "loading") ? _("fetching") : _("loading");
 	bar_draw(cli, bar, n ? (double)k / (double)n : 0, figures);
 }
 
@@ -119,7 +120,7 @@ static int model_simple(struct cli *cli, const char *command, const char *model,
 {
 	yyjson_mut_val *args;
 	yyjson_mut_doc *request = client_args(&args);
-	struct bar bar = {.label = "fetching"};
+	struct bar bar = {.label = _("fetching")};
 	yyjson_doc *doc;
 	yyjson_mut_obj_add_str(request, args, "model", model);
 	if (!wait)
@@ -131,9 +132,9 @@ static int model_simple(struct cli *cli, const char *command, const char *model,
 	yyjson_val *r = client_result(doc), *m = yyjson_obj_get(r, "model");
 	char here[160], disk[16], size[16];
 	if (!strcmp(command, "model_remove"))
-		printf("%s is no longer run here; what had been fetched is deleted.\n", json_text(r, "name"));
+		printf(_("%s is no longer run here; what had been fetched is deleted.\n"), json_text(r, "name"));
 	else
-		printf("%s: %s, layers %s here, %s of %s on disk\n", json_text(m, "name"), json_text(m, "state"),
+		printf(_("%s: %s, layers %s here, %s of %s on disk\n"), json_text(m, "name"), translated(json_text(m, "state")),
 		       layers_text(yyjson_obj_get(m, "placed"), here, sizeof here), bytes_text(json_uint(m, "bytes_on_disk"), disk),
 		       bytes_text(json_uint(m, "bytes"), size));
 	yyjson_doc_free(doc);

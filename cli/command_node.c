@@ -15,7 +15,7 @@ static int call_plain(struct cli *cli, int argc, char **argv, const char *comman
 
 static void print_peers(struct cli *cli, yyjson_val *peers)
 {
-	static const char *const headings[] = {"node", "association", "link", ">round trip", ">received", ">sent", "address"};
+	static const char *const headings[] = {N_("node"), N_("association"), N_("link"), N_(">round trip"), N_(">received"), N_(">sent"), N_("address")};
 	struct table table;
 	yyjson_val *p;
 	size_t i, n;
@@ -26,7 +26,7 @@ static void print_peers(struct cli *cli, yyjson_val *peers)
 		bool up = json_bool(p, "up");
 		if (up && json_real(p, "rtt_ms") > 0)
 			snprintf(rtt, sizeof rtt, "%.1f ms", json_real(p, "rtt_ms"));
-		snprintf(state, sizeof state, "%s %s", up ? "up" : "down", json_uint(p, "since") ? ago_text(json_uint(p, "since"), ago) : "always");
+		snprintf(state, sizeof state, "%s %s", up ? _("up") : _("down"), json_uint(p, "since") ? ago_text(json_uint(p, "since"), ago) : _("always"));
 		table_row(&table, json_text(p, "name"), json_text(p, "association_name"), state, rtt, bytes_text(json_uint(p, "bytes_in"), in),
 			  bytes_text(json_uint(p, "bytes_out"), out), up ? json_text(p, "address") : json_text(p, "trouble"));
 	}
@@ -41,7 +41,7 @@ int command_peers(struct cli *cli, int argc, char **argv)
 		return status;
 	yyjson_val *peers = yyjson_obj_get(client_result(doc), "peers");
 	if (!yyjson_arr_size(peers))
-		printf("No other node is known here yet. Bring one in: essaim invite --node, or essaim invite --partner\n");
+		printf(_("No other node is known here yet. Bring one in: essaim invite --node, or essaim invite --partner\n"));
 	else
 		print_peers(cli, peers);
 	yyjson_doc_free(doc);
@@ -50,7 +50,7 @@ int command_peers(struct cli *cli, int argc, char **argv)
 
 static void field(struct cli *cli, const char *name, const char *text)
 {
-	printf("  %s%s%s: ", bold(cli, true), name, bold(cli, false));
+	printf(_("  %s%s%s: "), bold(cli, true), name, bold(cli, false));
 	fold_print(stdout, 4 + text_width(name), 4, "%s", text);
 }
 
@@ -62,26 +62,26 @@ static void print_status_models(struct cli *cli, yyjson_val *models)
 	{
 		char layers[160], have[16], wanted[16], line[400];
 		const char *state = json_text(m, "state");
-		printf("\n%smodel%s: %s%s@%s%s\n", green(cli, true), green(cli, false), bold(cli, true), json_text(m, "name"),
+		printf(_("\n%smodel%s: %s%s@%s%s\n"), green(cli, true), green(cli, false), bold(cli, true), json_text(m, "name"),
 		       json_text(m, "association"), bold(cli, false));
 		if (!json_bool(m, "approved")) {
-			field(cli, "state", "not approved by this association (essaim model pull NAME)");
+			field(cli, _("state"), _("not approved by this association (essaim model pull NAME)"));
 			continue;
 		}
-		snprintf(line, sizeof line, "%s%s%s", state, *json_text(m, "why") ? ": " : "", json_text(m, "why"));
-		field(cli, "state", line);
+		snprintf(line, sizeof line, "%s%s%s", translated(state), *json_text(m, "why") ? ": " : "", translated(json_text(m, "why")));
+		field(cli, _("state"), line);
 		if (yyjson_arr_size(yyjson_obj_get(m, "placed"))) {
-			snprintf(line, sizeof line, "%s of %llu", layers_text(yyjson_obj_get(m, "placed"), layers, sizeof layers),
+			snprintf(line, sizeof line, _("%s of %llu"), layers_text(yyjson_obj_get(m, "placed"), layers, sizeof layers),
 				 (unsigned long long)json_uint(m, "layers"));
-			field(cli, "layers here", line);
-			snprintf(line, sizeof line, "%s of %s", bytes_text(json_uint(m, "bytes_have"), have), bytes_text(json_uint(m, "bytes_wanted"), wanted));
-			field(cli, "weights here", line);
+			field(cli, _("layers here"), line);
+			snprintf(line, sizeof line, _("%s of %s"), bytes_text(json_uint(m, "bytes_have"), have), bytes_text(json_uint(m, "bytes_wanted"), wanted));
+			field(cli, _("weights here"), line);
 		}
 		yyjson_val *engine = yyjson_obj_get(m, "engine");
 		if (json_uint(engine, "sessions") && !strcmp(state, "ready")) {
-			snprintf(line, sizeof line, "%llu of %llu conversations", (unsigned long long)json_uint(engine, "sessions_open"),
+			snprintf(line, sizeof line, _("%llu of %llu conversations"), (unsigned long long)json_uint(engine, "sessions_open"),
 				 (unsigned long long)json_uint(engine, "sessions"));
-			field(cli, "in use", line);
+			field(cli, _("in use"), line);
 		}
 	}
 }
@@ -91,56 +91,56 @@ static void print_status(struct cli *cli, yyjson_val *s)
 	yyjson_val *node = yyjson_obj_get(s, "node"), *association = yyjson_obj_get(s, "association"),
 		   *ports = yyjson_obj_get(s, "ports"), *budget = yyjson_obj_get(s, "budget"),
 		   *sharing = yyjson_obj_get(s, "sharing"), *o;
-	char line[400], a[16], b[16], ago[32];
+	char line[400], said[1200], a[16], b[16], ago[32];
 	size_t i, n;
-	printf("%snode%s: %s%s%s\n", green(cli, true), green(cli, false), bold(cli, true), json_text(node, "name"), bold(cli, false));
-	snprintf(line, sizeof line, "%s%s", json_text(association, "name"), json_bool(s, "steward") ? " (its steward key is here)" : "");
-	field(cli, "association", line);
+	printf(_("%snode%s: %s%s%s\n"), green(cli, true), green(cli, false), bold(cli, true), json_text(node, "name"), bold(cli, false));
+	snprintf(line, sizeof line, "%s%s", json_text(association, "name"), json_bool(s, "steward") ? _(" (its steward key is here)") : "");
+	field(cli, _("association"), line);
 	snprintf(line, sizeof line, "%.16s...", json_text(node, "id"));
-	field(cli, "key", line);
-	snprintf(line, sizeof line, "links %llu, HTTP %s:%llu, weights %llu", (unsigned long long)json_uint(ports, "link"), json_text(s, "http_host"),
+	field(cli, _("key"), line);
+	snprintf(line, sizeof line, _("links %llu, HTTP %s:%llu, weights %llu"), (unsigned long long)json_uint(ports, "link"), json_text(s, "http_host"),
 		 (unsigned long long)json_uint(ports, "http"), (unsigned long long)json_uint(ports, "torrent"));
-	field(cli, "ports", line);
-	snprintf(line, sizeof line, "%s, %s of it placed%s%s%s", bytes_text(json_uint(budget, "bytes"), a), bytes_text(json_uint(budget, "used"), b),
-		 strcmp(json_text(budget, "counts"), "weights") ? "" : " (weights only are counted)", strcmp(json_text(sharing, "state"), "open") ? "; nothing just now: " : "",
-		 strcmp(json_text(sharing, "state"), "open") ? json_text(sharing, "text") : "");
-	field(cli, "shares", line);
-	field(cli, "running for", ago_text(json_uint(s, "started"), ago));
+	field(cli, _("ports"), line);
+	snprintf(line, sizeof line, _("%s, %s of it placed%s%s%s"), bytes_text(json_uint(budget, "bytes"), a), bytes_text(json_uint(budget, "used"), b),
+		 strcmp(json_text(budget, "counts"), "weights") ? "" : _(" (weights only are counted)"), strcmp(json_text(sharing, "state"), "open") ? _("; nothing just now: ") : "",
+		 strcmp(json_text(sharing, "state"), "open") ? json_said(sharing, "text", said, sizeof said) : "");
+	field(cli, _("shares"), line);
+	field(cli, _("running for"), ago_text(json_uint(s, "started"), ago));
 	print_status_models(cli, yyjson_obj_get(s, "models"));
 	yyjson_arr_foreach(yyjson_obj_get(s, "peers"), i, n, o)
 	{
-		printf("\n%speer%s: %s%s%s of %s\n", green(cli, true), green(cli, false), bold(cli, true), json_text(o, "name"), bold(cli, false),
+		printf(_("\n%speer%s: %s%s%s of %s\n"), green(cli, true), green(cli, false), bold(cli, true), json_text(o, "name"), bold(cli, false),
 		       json_text(o, "association_name"));
 		if (json_bool(o, "up"))
-			snprintf(line, sizeof line, "up for %s, %s, %.1f ms", ago_text(json_uint(o, "since"), ago), json_text(o, "address"), json_real(o, "rtt_ms"));
+			snprintf(line, sizeof line, _("up for %s, %s, %.1f ms"), ago_text(json_uint(o, "since"), ago), json_text(o, "address"), json_real(o, "rtt_ms"));
 		else
-			snprintf(line, sizeof line, "%s%s: %s", json_uint(o, "since") ? "down for " : "never up",
+			snprintf(line, sizeof line, "%s%s: %s", json_uint(o, "since") ? _("down for ") : _("never up"),
 				 json_uint(o, "since") ? ago_text(json_uint(o, "since"), ago) : "", json_text(o, "trouble"));
-		field(cli, "link", line);
-		snprintf(line, sizeof line, "%s received, %s sent", bytes_text(json_uint(o, "bytes_in"), a), bytes_text(json_uint(o, "bytes_out"), b));
-		field(cli, "transfer", line);
+		field(cli, _("link"), line);
+		snprintf(line, sizeof line, _("%s received, %s sent"), bytes_text(json_uint(o, "bytes_in"), a), bytes_text(json_uint(o, "bytes_out"), b));
+		field(cli, _("transfer"), line);
 	}
 	yyjson_arr_foreach(yyjson_obj_get(s, "agreements"), i, n, o)
 	{
 		if (!i)
-			printf("\n%sagreements%s:\n", green(cli, true), green(cli, false));
-		fold_print(stdout, 0, 4, "  %s (%s)", json_text(o, "text"), json_text(o, "state"));
+			printf(_("\n%sagreements%s:\n"), green(cli, true), green(cli, false));
+		fold_print(stdout, 0, 4, "  %s (%s)", json_said(o, "text", said, sizeof said), translated(json_text(o, "state")));
 	}
 	yyjson_arr_foreach(yyjson_obj_get(s, "today"), i, n, o)
 	{
 		if (!i)
-			printf("\n%stoday%s:\n", green(cli, true), green(cli, false));
-		printf("  %s used %s: %llu tokens, %.1f s of computing", json_text(o, "user_name"), json_text(o, "provider_name"),
+			printf(_("\n%stoday%s:\n"), green(cli, true), green(cli, false));
+		printf(_("  %s used %s: %llu tokens, %.1f s of computing"), json_text(o, "user_name"), json_text(o, "provider_name"),
 		       (unsigned long long)json_uint(o, "rows"), json_real(o, "stage_seconds"));
 		if (json_real(o, "joules") > 0)
-			printf(", about %.0f J (estimated)", json_real(o, "joules"));
+			printf(_(", about %.0f J (estimated)"), json_real(o, "joules"));
 		printf("\n");
 	}
 	yyjson_arr_foreach(yyjson_obj_get(s, "warnings"), i, n, o)
 	{
-		printf("\n%swarning%s: ", red(cli, true), red(cli, false));
-		fold_print(stdout, 9, 2, "%s", json_text(o, "text"));
-		fold_print(stdout, 0, 5, "  -> %s", json_text(o, "remedy"));
+		printf(_("\n%swarning%s: "), red(cli, true), red(cli, false));
+		fold_print(stdout, 2 + text_width(_("warning")), 2, "%s", json_said(o, "text", said, sizeof said));
+		fold_print(stdout, 0, 5, "  -> %s", translated(json_text(o, "remedy")));
 	}
 }
 
@@ -208,10 +208,11 @@ static int call_sharing(struct cli *cli, const char *command, yyjson_mut_doc *ar
 	if (status || client_print_json(cli, doc))
 		return status;
 	yyjson_val *sharing = client_result(doc);
+	char said[400];
 	if (strcmp(json_text(sharing, "state"), "open"))
-		printf("This node shares nothing just now: %s.\n", json_text(sharing, "text"));
+		printf(_("This node shares nothing just now: %s.\n"), json_said(sharing, "text", said, sizeof said));
 	else
-		printf("This node shares again.\n");
+		printf(_("This node shares again.\n"));
 	yyjson_doc_free(doc);
 	return EXIT_DONE;
 }
@@ -263,21 +264,21 @@ int command_ring(struct cli *cli, int argc, char **argv)
 		return possible ? EXIT_DONE : EXIT_LATER;
 	if (!possible) {
 		status = cli_fail(cli, EXIT_LATER, "UNREACHABLE", "essaim model list, essaim peers", "%s has no ring now: %s", json_text(r, "name"),
-				  json_text(r, "why"));
+				  translated(json_text(r, "why")));
 		yyjson_doc_free(doc);
 		return status;
 	}
-	printf("%s: %llu layers, %s\n\n", json_text(r, "name"), (unsigned long long)json_uint(r, "layers"), bytes_text(json_uint(r, "bytes"), size));
+	printf(_("%s: %llu layers, %s\n\n"), json_text(r, "name"), (unsigned long long)json_uint(r, "layers"), bytes_text(json_uint(r, "bytes"), size));
 	yyjson_arr_foreach(stages, i, n, s)
 	{
 		yyjson_val *l = yyjson_obj_get(s, "layers");
 		unsigned long long first = yyjson_get_uint(yyjson_arr_get(l, 0)), end = yyjson_get_uint(yyjson_arr_get(l, 1));
-		printf("  %s %s%s%s (%s)  layers %llu-%llu  sees %s\n", n == 1 ? "──" : i ? i + 1 == n ? "└>" : "├>" : "┌─", bold(cli, true), json_text(s, "name"),
-		       bold(cli, false), json_text(s, "association"), first, end - 1, json_text(s, "saw"));
+		printf(_("  %s %s%s%s (%s)  layers %llu-%llu  sees %s\n"), n == 1 ? "──" : i ? i + 1 == n ? "└>" : "├>" : "┌─", bold(cli, true), json_text(s, "name"),
+		       bold(cli, false), json_text(s, "association"), first, end - 1, translated(json_text(s, "saw")));
 	}
 	if (n > 1)
-		printf("\n  Each token goes round once. Activations are not secret from those who compute\n"
-		       "  them: most of the text can be recovered. Choose operators that you trust.\n");
+		printf(_("\n  Each token goes round once. Activations are not secret from those who compute\n"
+		       "  them: most of the text can be recovered. Choose operators that you trust.\n"));
 	yyjson_doc_free(doc);
 	return EXIT_DONE;
 }

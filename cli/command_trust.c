@@ -71,12 +71,12 @@ int command_invite(struct cli *cli, int argc, char **argv)
 	printf("%s\n\n", json_text(r, "url"));
 	print_qr(cli, json_text(r, "url"));
 	putchar('\n');
-	fold_print(stdout, 0, 0, "Good once, until %s. Give it to %s over a channel you trust; there:\n  essaim join 'essaim://join/#...'",
-		   when_text(json_uint(r, "expires"), when), strcmp(role, "node") ? "the other association's administrator" : "your other server");
-	printf("\nIt will look for this node at:\n");
+	fold_print(stdout, 0, 0, _("Good once, until %s. Give it to %s over a channel you trust; there:\n  essaim join 'essaim://join/#...'"),
+		   when_text(json_uint(r, "expires"), when), strcmp(role, "node") ? _("the other association's administrator") : _("your other server"));
+	printf(_("\nIt will look for this node at:\n"));
 	yyjson_arr_foreach(yyjson_obj_get(r, "addresses"), i, n, a)
 		printf("  %s\n", yyjson_get_str(a));
-	printf("If none of these can be reached from there:\n  essaim invite --%s --address HOST:PORT\n", role);
+	printf(_("If none of these can be reached from there:\n  essaim invite --%s --address HOST:PORT\n"), role);
 	yyjson_doc_free(doc);
 	return EXIT_DONE;
 }
@@ -85,20 +85,20 @@ static void on_join_progress(struct cli *cli, yyjson_val *progress, void *arg)
 {
 	(void)arg;
 	if (cli->progress)
-		fprintf(stderr, "  %s\n", json_text(progress, "text"));
+		fprintf(stderr, "  %s\n", translated(json_text(progress, "text")));
 }
 
 static void print_agreements(struct cli *cli, yyjson_val *agreements)
 {
 	yyjson_val *a;
 	size_t i, n;
-	char when[32];
+	char when[32], said[400];
 	yyjson_arr_foreach(agreements, i, n, a)
 	{
 		bool force = !strcmp(json_text(a, "state"), "in force");
 		when_text(json_uint(a, "expires"), when);
-		printf("  %s%s%s ", force ? green(cli, true) : bold(cli, true), json_text(a, "state"), force ? green(cli, false) : bold(cli, false));
-		fold_print(stdout, 3 + text_width(json_text(a, "state")), 4, "until %.10s: %s", when, json_text(a, "text"));
+		printf("  %s%s%s ", force ? green(cli, true) : bold(cli, true), translated(json_text(a, "state")), force ? green(cli, false) : bold(cli, false));
+		fold_print(stdout, 3 + text_width(translated(json_text(a, "state"))), 4, _("until %.10s: %s"), when, json_said(a, "text", said, sizeof said));
 	}
 }
 
@@ -116,15 +116,15 @@ int command_join(struct cli *cli, int argc, char **argv)
 	yyjson_val *r = client_result(doc), *text;
 	size_t i, n;
 	bool partner = !strcmp(json_text(r, "role"), "partner");
-	printf(partner ? "You and %s know each other now.\n" : "This node belongs to %s now.\n", json_text(r, "association_name"));
+	printf(partner ? _("You and %s know each other now.\n") : _("This node belongs to %s now.\n"), json_text(r, "association_name"));
 	if (json_bool(r, "restart"))
-		printf("Restart essaimd to begin.\n");
+		printf(_("Restart essaimd to begin.\n"));
 	print_agreements(cli, yyjson_obj_get(r, "agreements"));
 	yyjson_arr_foreach(yyjson_obj_get(r, "next"), i, n, text)
 	{
 		if (!i)
-			printf("\nNext:\n");
-		fold_print(stdout, 0, 4, "  %s", yyjson_get_str(text));
+			printf(_("\nNext:\n"));
+		fold_print(stdout, 0, 4, "  %s", translated(yyjson_get_str(text)));
 	}
 	yyjson_doc_free(doc);
 	return EXIT_DONE;
@@ -138,7 +138,7 @@ static int agreement_list(struct cli *cli)
 		return status;
 	yyjson_val *agreements = yyjson_obj_get(client_result(doc), "agreements");
 	if (!yyjson_arr_size(agreements))
-		printf("No agreements. They begin with: essaim invite --partner\n");
+		printf(_("No agreements. They begin with: essaim invite --partner\n"));
 	print_agreements(cli, agreements);
 	yyjson_doc_free(doc);
 	return EXIT_DONE;
@@ -151,7 +151,8 @@ static int agreement_change(struct cli *cli, const char *command, yyjson_mut_doc
 	if (status || client_print_json(cli, doc))
 		return status;
 	yyjson_val *a = yyjson_obj_get(client_result(doc), "agreement");
-	fold_print(stdout, 0, 2, "%s: %s", json_text(a, "state"), json_text(a, "text"));
+	char said[400];
+	fold_print(stdout, 0, 2, "%s: %s", translated(json_text(a, "state")), json_said(a, "text", said, sizeof said));
 	yyjson_doc_free(doc);
 	return EXIT_DONE;
 }
@@ -213,7 +214,7 @@ int command_roster(struct cli *cli, int argc, char **argv)
 		status = client_call(cli, "roster_remove", request, NULL, NULL, &doc);
 		if (status || client_print_json(cli, doc))
 			return status;
-		printf("%s is off the roster. Nodes that hear it drop their links to it within a second.\n", json_text(client_result(doc), "name"));
+		printf(_("%s is off the roster. Nodes that hear it drop their links to it within a second.\n"), json_text(client_result(doc), "name"));
 		yyjson_doc_free(doc);
 		return EXIT_DONE;
 	}
@@ -222,7 +223,7 @@ int command_roster(struct cli *cli, int argc, char **argv)
 	status = client_call(cli, "roster_list", NULL, NULL, NULL, &doc);
 	if (status || client_print_json(cli, doc))
 		return status;
-	static const char *const headings[] = {"node", "key", "now"};
+	static const char *const headings[] = {N_("node"), N_("key"), N_("now")};
 	struct table table;
 	yyjson_val *o;
 	size_t i, n;
@@ -231,7 +232,7 @@ int command_roster(struct cli *cli, int argc, char **argv)
 	{
 		char key[20];
 		snprintf(key, sizeof key, "%.16s", json_text(o, "node"));
-		table_row(&table, json_text(o, "name"), key, json_bool(o, "self") ? "this node" : json_bool(o, "up") ? "up" : "down");
+		table_row(&table, json_text(o, "name"), key, json_bool(o, "self") ? _("this node") : json_bool(o, "up") ? _("up") : _("down"));
 	}
 	table_print(&table, cli, stdout);
 	yyjson_doc_free(doc);
@@ -247,7 +248,7 @@ int command_steward(struct cli *cli, int argc, char **argv)
 	int status = client_call(cli, "steward_renew", NULL, NULL, NULL, &doc);
 	if (status || client_print_json(cli, doc))
 		return status;
-	printf("The steward key is good until %.10s. Take keys/root.key away again.\n",
+	printf(_("The steward key is good until %.10s. Take keys/root.key away again.\n"),
 	       when_text(json_uint(client_result(doc), "expires"), when));
 	yyjson_doc_free(doc);
 	return EXIT_DONE;

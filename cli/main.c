@@ -1,6 +1,5 @@
 /* essaim: the command line. SPDX-License-Identifier: AGPL-3.0-or-later */
 #include <getopt.h>
-#include <locale.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,36 +15,36 @@ static const struct {
 	const char *usage, *help;
 } commands[] = {
 	{"init", command_init, "[--association NAME | --joining] [--name NAME] [--memory SIZE] [--demo-model] [--set SECTION.KEY=VALUE]...",
-	 "make a home: keys, configuration, an association"},
-	{"status", command_status, "[--watch]", "who this node is, who sees it, what it shares, what is wrong"},
-	{"pause", command_pause, "[--for DURATION]", "share nothing, until resume or for a while (30m, 2h, 1d); memory is given back"},
-	{"resume", command_resume, "", "share again after a pause"},
-	{"peers", command_peers, "", "the other nodes and the links to them"},
-	{"invite", command_invite, "--partner | --node [--address HOST:PORT]... [--hours N]", "let another association, or another node of this one, in"},
-	{"join", command_join, "URL", "use an invitation"},
+	 N_("make a home: keys, configuration, an association")},
+	{"status", command_status, "[--watch]", N_("who this node is, who sees it, what it shares, what is wrong")},
+	{"pause", command_pause, "[--for DURATION]", N_("share nothing, until resume or for a while (30m, 2h, 1d); memory is given back")},
+	{"resume", command_resume, "", N_("share again after a pause")},
+	{"peers", command_peers, "", N_("the other nodes and the links to them")},
+	{"invite", command_invite, "--partner | --node [--address HOST:PORT]... [--hours N]", N_("let another association, or another node of this one, in")},
+	{"join", command_join, "URL", N_("use an invitation")},
 	{"agreement", command_agreement,
 	 "offer ASSOCIATION [--model MODEL]... [--tokens N] [--seconds N] [--priority 0-9] [--days N]\n"
-	 "       essaim agreement accept | decline | revoke ASSOCIATION\n       essaim agreement list", "who may use whose nodes, and how much"},
-	{"roster", command_roster, "list\n       essaim roster remove NODE", "the nodes of this association"},
-	{"steward", command_steward, "renew", "sign the steward key for another 90 days, with the root key"},
+	 "       essaim agreement accept | decline | revoke ASSOCIATION\n       essaim agreement list", N_("who may use whose nodes, and how much")},
+	{"roster", command_roster, "list\n       essaim roster remove NODE", N_("the nodes of this association")},
+	{"steward", command_steward, "renew", N_("sign the steward key for another 90 days, with the root key")},
 	{"model", command_model,
 	 "add FILE [--name NAME] [--licence SPDX] [--private]\n       essaim model list\n       essaim model pull MODEL [--no-wait]\n"
-	 "       essaim model check FILE [--stages K] [--tokens N] [--prompt TEXT]\n       essaim model remove | clear MODEL", "publish, fetch and check models"},
-	{"ring", command_ring, "MODEL", "which nodes would answer with a model, and what each sees"},
+	 "       essaim model check FILE [--stages K] [--tokens N] [--prompt TEXT]\n       essaim model remove | clear MODEL", N_("publish, fetch and check models")},
+	{"ring", command_ring, "MODEL", N_("which nodes would answer with a model, and what each sees")},
 	{"chat", command_chat, "[MODEL] [PROMPT] [--system TEXT] [--temperature T] [--max-tokens N] [--seed N] [--stop TEXT] [--completion]",
-	 "ask; without a PROMPT, a conversation"},
+	 N_("ask; without a PROMPT, a conversation")},
 };
 #define COMMANDS (sizeof commands / sizeof *commands)
 
 static void print_help(FILE *out)
 {
-	fprintf(out, "Usage: essaim [--home DIR] [--json] COMMAND ...\n\n");
+	fprintf(out, _("Usage: essaim [--home DIR] [--json] COMMAND ...\n\n"));
 	for (size_t i = 0; i < COMMANDS; i++)
-		fprintf(out, "  %-10s %s\n", commands[i].name, commands[i].help);
-	fprintf(out, "\nessaim COMMAND --help says more. The home is --home, else $ESSAIM_HOME, else\n"
+		fprintf(out, "  %-10s %s\n", commands[i].name, _(commands[i].help));
+	fprintf(out, _("\nessaim COMMAND --help says more. The home is --home, else $ESSAIM_HOME, else\n"
 		     "/var/lib/essaim/home when it can be read, else ~/.local/share/essaim.\n\n"
 		     "Exit status: 0 done, 1 refused, 2 wrong usage, 3 essaimd does not run,\n"
-		     "4 not found, 5 busy or still arriving.\n");
+		     "4 not found, 5 busy or still arriving.\n"));
 }
 
 int cli_usage(struct cli *cli, const char *command, const char *format, ...)
@@ -53,11 +52,11 @@ int cli_usage(struct cli *cli, const char *command, const char *format, ...)
 	va_list ap;
 	char text[512];
 	va_start(ap, format);
-	vsnprintf(text, sizeof text, format, ap);
+	vsnprintf(text, sizeof text, cli->json ? format : _(format), ap);
 	va_end(ap);
 	for (size_t i = 0; i < COMMANDS; i++)
 		if (!strcmp(commands[i].name, command) && !cli->json) {
-			fprintf(stderr, "essaim: %s\nUsage: essaim %s %s\n", text, command, commands[i].usage);
+			fprintf(stderr, _("essaim: %s\nUsage: essaim %s %s\n"), text, command, commands[i].usage);
 			return EXIT_USAGE;
 		}
 	return cli_fail(cli, EXIT_USAGE, "EINVAL", NULL, "%s", text);
@@ -103,10 +102,7 @@ int main(int argc, char **argv)
 {
 	struct cli cli = {.home = default_home(), .terminal = isatty(STDOUT_FILENO)};
 	const char *plain = getenv("NO_COLOR");
-	/* A machine may lack the locale that its user names, above all a build root: text is UTF-8 then. */
-	const char *locale = setlocale(LC_CTYPE, "");
-	if (!locale || !strcmp(locale, "C") || !strcmp(locale, "POSIX"))
-		setlocale(LC_CTYPE, "C.UTF-8");
+	language_choose();
 	/* --home, --json and --help may stand anywhere: take them out, and leave the rest to the command. */
 	char **rest = calloc((size_t)argc + 1, sizeof *rest);
 	int n = 0;
@@ -147,7 +143,7 @@ int main(int argc, char **argv)
 		if (strcmp(commands[i].name, rest[0]))
 			continue;
 		if (help) {
-			printf("Usage: essaim %s %s\n\n%s\n", commands[i].name, commands[i].usage, commands[i].help);
+			printf(_("Usage: essaim %s %s\n\n%s\n"), commands[i].name, commands[i].usage, _(commands[i].help));
 			status = EXIT_DONE;
 		} else {
 			optind = 0;

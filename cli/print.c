@@ -61,7 +61,8 @@ void table_init(struct table *table, size_t n_columns, const char *const *headin
 {
 	memset(table, 0, sizeof *table);
 	table->n_columns = n_columns;
-	memcpy(table->headings, headings, n_columns * sizeof *headings);
+	for (size_t i = 0; i < n_columns; i++)
+		table->headings[i] = translated(headings[i]);
 }
 
 void table_row(struct table *table, ...)

@@ -76,8 +76,8 @@ int command_find_model(struct daemon *d, struct control_request *r, yyjson_val *
 	if (found == 1)
 		return 0;
 	int err = found ? ERR_AMBIGUOUS : ERR_UNKNOWN;
-	control_fail(r, err, "essaim model list", found ? "several models are called %s: write %s@ASSOCIATION, or digits of the id"
-							: "no model called %s is known here; '%s' may have been published by a node that this one does not hear yet",
+	control_fail(r, err, "essaim model list", found ? N_("several models are called %s: write %s@ASSOCIATION, or digits of the id")
+							: N_("no model called %s is known here; '%s' may have been published by a node that this one does not hear yet"),
 		     name, name);
 	return err;
 }
@@ -114,6 +114,6 @@ int command_find_association(struct daemon *d, struct control_request *r, yyjson
 		return 0;
 	int err = s.found ? ERR_AMBIGUOUS : ERR_UNKNOWN;
 	control_fail(r, err, "essaim agreement list",
-		     s.found ? "several associations are called %s: give eight digits of its key" : "no association called %s is known here", s.name);
+		     s.found ? N_("several associations are called %s: give eight digits of its key") : N_("no association called %s is known here"), s.name);
 	return err;
 }

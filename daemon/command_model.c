@@ -48,10 +48,10 @@ static void parts_into(yyjson_mut_doc *doc, yyjson_mut_val *o, const struct mani
 static const char *state_of(const struct daemon *d, const struct residency *r, const struct store_status *status)
 {
 	if (r->state == STAGE_READY && r->n_placed && !r->start_pending)
-		return "ready";
+		return N_("ready");
 	if (r->state == STAGE_QUARANTINED || r->state == STAGE_FAILED || status->state == STORE_FAILED)
-		return "failed";
-	return r->n_placed && sharing_is_open(&d->sharing) ? "arriving" : "idle";
+		return N_("failed");
+	return r->n_placed && sharing_is_open(&d->sharing) ? N_("arriving") : N_("idle");
 }
 
 static void model_into(struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val *o, const struct residency *r)
@@ -306,7 +306,7 @@ void command_model_add(void *arg, struct control_request *r, yyjson_val *args)
 		if (fds[n] < 0) {
 			err = -errno;
 			control_fail(r, err, "the daemon's user must be able to read it", "%s: %s", a->paths[n],
-				     err == -EINVAL ? "it is not a file" : strerror(errno));
+				     err == -EINVAL ? N_("it is not a file") : strerror(errno));
 			break;
 		}
 		const char *slash = strrchr(a->paths[n], '/');
@@ -378,7 +378,7 @@ void command_model_pull(void *arg, struct control_request *r, yyjson_val *args)
 		int err = records_approve(d, model, false);
 		if (err) {
 			control_fail(r, err, "run it on the node with the steward key: its approval reaches this node by itself", "%s",
-				     err == ERR_DENIED ? "this node cannot approve a model for its association" : err_str(err));
+				     err == ERR_DENIED ? N_("this node cannot approve a model for its association") : err_str(err));
 			return;
 		}
 	}

@@ -79,11 +79,12 @@ static void on_pair_today(const uint8_t user[KEY_BYTES], const uint8_t provider[
 	yyjson_mut_obj_add_uint(l->doc, o, "sessions", sum->sessions);
 }
 
-static void warn(yyjson_mut_doc *doc, yyjson_mut_val *array, const char *text, const char *remedy)
+/* A new warning; its text is still to be said. */
+static yyjson_mut_val *warning(yyjson_mut_doc *doc, yyjson_mut_val *array, const char *remedy)
 {
 	yyjson_mut_val *o = yyjson_mut_arr_add_obj(doc, array);
-	yyjson_mut_obj_add_strcpy(doc, o, "text", text);
-	yyjson_mut_obj_add_strcpy(doc, o, "remedy", remedy);
+	yyjson_mut_obj_add_str(doc, o, "remedy", remedy);
+	return o;
 }
 
 /* Nodes with which no link stands because the clocks differ. */
@@ -92,11 +93,10 @@ static void warn_of_clocks(struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val
 	struct mesh_peer *peers = calloc(PLACEMENT_NODES_MAX, sizeof *peers);
 	size_t n = peers ? mesh_peers(d->mesh, peers, PLACEMENT_NODES_MAX) : 0;
 	for (size_t i = 0; i < n; i++) {
-		char text[NAME_SIZE + sizeof peers->trouble + 16];
 		if (peers[i].up || !peers[i].clock_differs)
 			continue;
-		snprintf(text, sizeof text, "no link with %s: %s", peers[i].name, peers[i].trouble);
-		warn(doc, array, text, "compare `date` here with another clock; on the machine that is wrong: timedatectl set-ntp true");
+		yyjson_mut_val *w = warning(doc, array, "compare `date` here with another clock; on the machine that is wrong: timedatectl set-ntp true");
+		control_say(doc, w, "text", "no link with %s: %s", peers[i].name, peers[i].trouble);
 	}
 	free(peers);
 }
@@ -104,25 +104,27 @@ static void warn_of_clocks(struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val
 static void warnings_into(struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val *array)
 {
 	uint64_t now = daemon_now(d);
-	char text[700];
+	yyjson_mut_val *w;
 	const struct record *steward = trust_find(d->trust, RECORD_STEWARD, d->keys.association, d->keys.association, now);
-	if (!steward)
-		warn(doc, array, "this association's steward key has expired, so its records no longer count",
-		     "on a node that has the root key: essaim steward renew");
-	else if (steward->expires < now + 14 * 86400) {
-		snprintf(text, sizeof text, "this association's steward key expires in %llu days",
-			 (unsigned long long)((steward->expires - now) / 86400));
-		warn(doc, array, text, "bring the root key back and renew it: essaim steward renew");
+	if (!steward) {
+		w = warning(doc, array, "on a node that has the root key: essaim steward renew");
+		control_say(doc, w, "text", "this association's steward key has expired, so its records no longer count");
+	} else if (steward->expires < now + 14 * 86400) {
+		w = warning(doc, array, "bring the root key back and renew it: essaim steward renew");
+		control_say(doc, w, "text", "this association's steward key expires in %llu days", (unsigned long long)((steward->expires - now) / 86400));
 	}
 	uint8_t association[KEY_BYTES];
-	if (trust_association_of(d->trust, d->keys.node, now, association))
-		warn(doc, array, "this node is not on its association's roster: other nodes will not speak to it",
-		     "join with an invitation: on a node of the association run essaim invite --node, here essaim join URL");
-	if (!access("keys/root.key", F_OK))         /* the working folder is the home */
-		warn(doc, array, "the association's root key still lies on this node", "copy keys/root.key to a safe place off this machine and delete it here");
+	if (trust_association_of(d->trust, d->keys.node, now, association)) {
+		w = warning(doc, array, "join with an invitation: on a node of the association run essaim invite --node, here essaim join URL");
+		control_say(doc, w, "text", "this node is not on its association's roster: other nodes will not speak to it");
+	}
+	if (!access("keys/root.key", F_OK)) {       /* the working folder is the home */
+		w = warning(doc, array, "copy keys/root.key to a safe place off this machine and delete it here");
+		control_say(doc, w, "text", "the association's root key still lies on this node");
+	}
 	if (d->save_err) {
-		snprintf(text, sizeof text, "what this node learns cannot be saved in %s/records: %s", d->home, err_str(d->save_err));
-		warn(doc, array, text, "free some space, or mend the rights of the folder; it is tried again every 30 seconds");
+		w = warning(doc, array, "free some space, or mend the rights of the folder; it is tried again every 30 seconds");
+		control_say(doc, w, "text", "what this node learns cannot be saved in %s/records: %s", d->home, err_str(d->save_err));
 	}
 	warn_of_clocks(d, doc, array);
 	for (size_t i = 0; i < d->n_models; i++) {
@@ -130,18 +132,31 @@ static void warnings_into(struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val 
 		const struct manifest_body *manifest = store_manifest(d->store, m->model);
 		if (!m->approved || !m->why[0] || !manifest)
 			continue;
-		snprintf(text, sizeof text, "model %s: %s", manifest->name, m->why);
-		warn(doc, array, text, m->state == STAGE_QUARANTINED ? "essaim model check FILE, then essaim model clear MODEL" : "see essaim model list");
+		w = warning(doc, array, m->state == STAGE_QUARANTINED ? N_("essaim model check FILE, then essaim model clear MODEL") : N_("see essaim model list"));
+		control_say(doc, w, "text", "model %s: %s", manifest->name, m->why);
 	}
+}
+
+struct saying {
+	yyjson_mut_doc *doc;
+	yyjson_mut_val *object;
+};
+
+static void say_sharing(void *arg, const char *format, ...)
+{
+	struct saying *s = arg;
+	va_list ap;
+	va_start(ap, format);
+	control_vsay(s->doc, s->object, "text", format, ap);
+	va_end(ap);
 }
 
 static void sharing_into(const struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val *o)
 {
 	static const char *const states[] = {"open", "paused", "hours", "busy"};
-	char text[200];
 	yyjson_mut_obj_add_str(doc, o, "state", states[d->sharing.state]);
-	yyjson_mut_obj_add_strcpy(doc, o, "text", sharing_text(d, text, sizeof text));
 	yyjson_mut_obj_add_bool(doc, o, "idle_only", d->config.sharing.idle_only);
+	sharing_say(d, say_sharing, &(struct saying){doc, o});
 }
 
 void command_pause(void *arg, struct control_request *r, yyjson_val *args)
@@ -253,7 +268,7 @@ void command_ring(void *arg, struct control_request *r, yyjson_val *args)
 		yyjson_mut_obj_add_strcpy(doc, o, "name", name);
 		yyjson_mut_obj_add_strcpy(doc, o, "association", association);
 		range_into(doc, o, "layers", plan.stages[i].range);
-		yyjson_mut_obj_add_str(doc, o, "saw", self ? "text" : "activations");
+		yyjson_mut_obj_add_str(doc, o, "saw", self ? N_("text") : N_("activations"));
 	}
 	control_done(r, doc);
 }
@@ -281,7 +296,7 @@ void command_answered(void *arg, const struct route_result *result)
 		range_into(doc, o, "layers", s->range);
 		yyjson_mut_obj_add_uint(doc, o, "rows", s->rows);
 		yyjson_mut_obj_add_real(doc, o, "compute_seconds", (double)s->microseconds * 1e-6);
-		yyjson_mut_obj_add_str(doc, o, "saw", s->text ? "text" : "activations");
+		yyjson_mut_obj_add_str(doc, o, "saw", s->text ? N_("text") : N_("activations"));
 	}
 	free(d->last_answer);
 	d->last_answer = yyjson_mut_write(doc, 0, NULL);

@@ -8,7 +8,7 @@
 #include "daemon/daemon.h"
 #include "proto/text.h"
 
-#define STEWARD_REMEDY "run this on the node where the association was made (it has keys/steward.key)"
+#define STEWARD_REMEDY N_("run this on the node where the association was made (it has keys/steward.key)")
 
 /* --- invitations ----------------------------------------------------------------------------------- */
 
@@ -121,8 +121,8 @@ static void on_joined(void *arg, int err, const char *detail)
 	command_agreements_into(d, doc, yyjson_mut_obj_add_arr(doc, root, "agreements"));
 	yyjson_mut_val *next = yyjson_mut_obj_add_arr(doc, root, "next");
 	if (partner) {
-		yyjson_mut_arr_add_str(doc, next, "read and accept what they offer: essaim agreement list, essaim agreement accept NAME");
-		yyjson_mut_arr_add_str(doc, next, "let them use your nodes too, if you like: essaim agreement offer NAME");
+		yyjson_mut_arr_add_str(doc, next, N_("read and accept what they offer: essaim agreement list, essaim agreement accept NAME"));
+		yyjson_mut_arr_add_str(doc, next, N_("let them use your nodes too, if you like: essaim agreement offer NAME"));
 	}
 	records_changed(d);
 	control_done(j->request, doc);
@@ -145,7 +145,7 @@ void command_join(void *arg, struct control_request *r, yyjson_val *args)
 	int err = invitation_parse(url, &j->invitation, why, sizeof why);
 	if (!err && j->invitation.expires <= daemon_now(d)) {
 		err = ERR_EXPIRED;
-		snprintf(why, sizeof why, "this invitation has expired");
+		snprintf(why, sizeof why, N_("this invitation has expired"));
 	}
 	if (!err && strcmp(j->invitation.network, d->config.network)) {
 		err = ERR_DENIED;
@@ -154,15 +154,15 @@ void command_join(void *arg, struct control_request *r, yyjson_val *args)
 	}
 	if (!err && !memcmp(j->invitation.node, d->keys.node, KEY_BYTES)) {
 		err = ERR_DENIED;
-		snprintf(why, sizeof why, "this invitation was made by this very node: use it on the other machine");
+		snprintf(why, sizeof why, N_("this invitation was made by this very node: use it on the other machine"));
 	}
 	if (!err && j->invitation.role == INVITATION_NODE && (d->keys.has_steward || d->keys.has_root)) {
 		err = ERR_DENIED;
-		snprintf(why, sizeof why, "this home is an association of its own; a node joins from a fresh home: essaim --home DIR init --joining");
+		snprintf(why, sizeof why, N_("this home is an association of its own; a node joins from a fresh home: essaim --home DIR init --joining"));
 	}
 	if (!err && j->invitation.role == INVITATION_PARTNER && !d->keys.has_steward) {
 		err = ERR_DENIED;
-		snprintf(why, sizeof why, "only the node with an association's steward key can join as a partner");
+		snprintf(why, sizeof why, N_("only the node with an association's steward key can join as a partner"));
 	}
 	if (!err)
 		err = mesh_join(d->mesh, &j->invitation, on_joined, j);
@@ -184,14 +184,14 @@ static const char *agreement_state(struct daemon *d, const struct record *record
 {
 	uint64_t now = daemon_now(d);
 	if (body->revoked)
-		return "revoked";
+		return N_("revoked");
 	if (record_is_current(record, now))
-		return "expired";
+		return N_("expired");
 	const struct record *accepted = trust_find(d->trust, RECORD_ACCEPTANCE, record->subject, record->association, now);
 	struct acceptance_body acceptance;
 	if (!accepted || acceptance_read(accepted, &acceptance) || memcmp(acceptance.agreement, record->hash, KEY_BYTES))
-		return "offered";
-	return acceptance.declined ? "declined" : "in force";
+		return N_("offered");
+	return acceptance.declined ? N_("declined") : N_("in force");
 }
 
 static bool on_agreement(const struct record *record, void *arg)
@@ -206,10 +206,13 @@ static bool on_agreement(const struct record *record, void *arg)
 	const uint8_t *other = granted ? record->subject : record->association;
 	const char *name = trust_association_name(d->trust, other);
 	const char *state = agreement_state(d, record, &body);
-	char text[400], time[32];
-	int used = granted ? snprintf(text, sizeof text, "%s may use our nodes", name) : snprintf(text, sizeof text, "we may use %s's nodes", name);
-	snprintf(text + used, sizeof text - (size_t)used, " (%s, %llu tokens and %s of computing a day)", body.n_models ? "listed models" : "any model",
-		 (unsigned long long)body.tokens_per_day, text_duration(body.stage_seconds_per_day, time, sizeof time));
+	char time[32], tokens[40];
+	static const char *const formats[2][2] = {
+		{N_("we may use %s's nodes (any model, %s tokens and %s of computing a day)"),
+		 N_("we may use %s's nodes (listed models, %s tokens and %s of computing a day)")},
+		{N_("%s may use our nodes (any model, %s tokens and %s of computing a day)"),
+		 N_("%s may use our nodes (listed models, %s tokens and %s of computing a day)")},
+	};
 	yyjson_mut_val *o = yyjson_mut_arr_add_obj(l->doc, l->array);
 	yyjson_mut_obj_add_str(l->doc, o, "direction", granted ? "granted" : "received");
 	yyjson_mut_obj_add_str(l->doc, o, "association", json_hex(l->doc, other, KEY_BYTES));
@@ -222,7 +225,8 @@ static bool on_agreement(const struct record *record, void *arg)
 	yyjson_mut_obj_add_uint(l->doc, o, "stage_seconds_per_day", body.stage_seconds_per_day);
 	yyjson_mut_obj_add_uint(l->doc, o, "priority", body.priority);
 	yyjson_mut_obj_add_uint(l->doc, o, "expires", record->expires);
-	yyjson_mut_obj_add_strcpy(l->doc, o, "text", text);
+	control_say(l->doc, o, "text", formats[granted][body.n_models > 0], name, text_count(body.tokens_per_day, tokens, sizeof tokens),
+		    text_duration(body.stage_seconds_per_day, time, sizeof time));
 	return true;
 }
 
@@ -395,7 +399,7 @@ void command_roster_remove(void *arg, struct control_request *r, yyjson_val *arg
 	}
 	if (found != 1) {
 		control_fail(r, found ? ERR_AMBIGUOUS : ERR_UNKNOWN, "essaim roster list",
-			     found ? "several nodes are called %s: give eight digits of the key" : "no node called %s is on the roster", wanted ? wanted : "that");
+			     found ? N_("several nodes are called %s: give eight digits of the key") : N_("no node called %s is on the roster"), wanted ? wanted : "that");
 		roster_free(&roster);
 		return;
 	}
@@ -431,8 +435,8 @@ void command_steward_renew(void *arg, struct control_request *r, yyjson_val *arg
 		return;
 	}
 	if (!keys.has_root || !d->keys.has_steward)
-		control_fail(r, ERR_DENIED, keys.has_root ? STEWARD_REMEDY : "copy the root key back to keys/root.key, renew, and take it away again",
-			     keys.has_root ? "this node has no steward key to renew" : "only the root key can renew the steward, and it is not here");
+		control_fail(r, ERR_DENIED, keys.has_root ? STEWARD_REMEDY : N_("copy the root key back to keys/root.key, renew, and take it away again"),
+			     keys.has_root ? N_("this node has no steward key to renew") : N_("only the root key can renew the steward, and it is not here"));
 	else if ((err = records_renew_steward(d, keys.root_secret)))
 		control_fail(r, err, NULL, "the steward key cannot be renewed: %s", err_str(err));
 	else {

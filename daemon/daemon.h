@@ -135,7 +135,9 @@ uint32_t residency_context(const struct daemon *d, const struct manifest_body *m
 void sharing_start(struct daemon *d);
 void sharing_tick(struct daemon *d);
 int sharing_pause(struct daemon *d, uint64_t until);     /* Unix seconds, SHARING_FOR_EVER, or 0: no longer */
-char *sharing_text(const struct daemon *d, char *out, size_t size);     /* "paused for another 2 h"; returns out */
+/* Says once whether it is open, or why not: "paused for another 2 h". */
+void sharing_say(const struct daemon *d, void (*say)(void *arg, const char *format, ...) __attribute__((format(printf, 2, 3))), void *arg);
+char *sharing_text(const struct daemon *d, char *out, size_t size);     /* the same, as text; returns out */
 
 /* views.c */
 size_t views_models(void *arg, struct route_model *out, size_t max);

@@ -7,6 +7,7 @@
  * SPDX-License-Identifier: AGPL-3.0-or-later */
 #include <errno.h>
 #include <inttypes.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -104,31 +105,50 @@ static bool sample(struct daemon *d, struct sharing_load *load)
 
 /* --- opening and closing -------------------------------------------------------------------------------- */
 
-char *sharing_text(const struct daemon *d, char *out, size_t size)
+void sharing_say(const struct daemon *d, void (*say)(void *arg, const char *format, ...), void *arg)
 {
 	char left[32];
 	uint64_t now = daemon_now(d);
 	switch (d->sharing.state) {
 	case SHARING_OPEN:
-		snprintf(out, size, "open");
+		say(arg, N_("open"));
 		break;
 	case SHARING_PAUSED:
 		if (d->config.sharing.paused)
-			snprintf(out, size, "paused by essaim.conf ([share] paused)");
+			say(arg, N_("paused by essaim.conf ([share] paused)"));
 		else if (d->sharing.paused_until == SHARING_FOR_EVER)
-			snprintf(out, size, "paused until essaim resume");
+			say(arg, N_("paused until essaim resume"));
 		else
-			snprintf(out, size, "paused for another %s",
-				 text_duration(d->sharing.paused_until > now ? d->sharing.paused_until - now : 0, left, sizeof left));
+			say(arg, N_("paused for another %s"),
+			    text_duration(d->sharing.paused_until > now ? d->sharing.paused_until - now : 0, left, sizeof left));
 		break;
 	case SHARING_HOURS:
-		snprintf(out, size, "outside its hours, for another %s",
-			 text_duration(sharing_next_change(&d->config.sharing.hours, week_minute(now)) * 60ull, left, sizeof left));
+		say(arg, N_("outside its hours, for another %s"),
+		    text_duration(sharing_next_change(&d->config.sharing.hours, week_minute(now)) * 60ull, left, sizeof left));
 		break;
 	case SHARING_BUSY:
-		snprintf(out, size, "waiting until this machine has been idle for %u minutes ([share] idle_only)", d->config.sharing.idle_minutes);
+		say(arg, N_("waiting until this machine has been idle for %u minutes ([share] idle_only)"), d->config.sharing.idle_minutes);
 		break;
 	}
+}
+
+struct text_place {
+	char *out;
+	size_t size;
+};
+
+static void say_as_text(void *arg, const char *format, ...)
+{
+	struct text_place *place = arg;
+	va_list ap;
+	va_start(ap, format);
+	vsnprintf(place->out, place->size, format, ap);
+	va_end(ap);
+}
+
+char *sharing_text(const struct daemon *d, char *out, size_t size)
+{
+	sharing_say(d, say_as_text, &(struct text_place){out, size});
 	return out;
 }
 

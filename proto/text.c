@@ -257,6 +257,22 @@ char *text_bytes(uint64_t n, char *out, size_t size)
 	}
 }
 
+char *text_count(uint64_t n, char *out, size_t size)
+{
+	char digits[24];
+	int length = snprintf(digits, sizeof digits, "%" PRIu64, n);
+	size_t used = 0;
+	for (int i = 0; i < length && used + 4 < size; i++) {
+		if (i && (length - i) % 3 == 0) {
+			memcpy(out + used, "\u00a0", 2);
+			used += 2;
+		}
+		out[used++] = digits[i];
+	}
+	out[used] = 0;
+	return out;
+}
+
 char *text_duration(uint64_t seconds, char *out, size_t size)
 {
 	const uint64_t minute = 60, hour = 60 * minute, day = 24 * hour;

@@ -36,6 +36,8 @@ bool text_is_name(const char *text);
 char *text_bytes(uint64_t n, char *out, size_t size);
 /* "2 h 05 min", "41 s"; size is at least 16. Returns out. */
 char *text_duration(uint64_t seconds, char *out, size_t size);
+/* "1 000 000", by thousands (ISO 80000-1) with a no-break space; size is at least 40. Returns out. */
+char *text_count(uint64_t n, char *out, size_t size);
 /* "512M", "1.5 GiB", "80000": bytes; suffixes K M G T with or without iB/B are powers of 1024. */
 int text_parse_bytes(const char *text, uint64_t *out);
 

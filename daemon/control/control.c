@@ -184,21 +184,53 @@ void control_done(struct control_request *request, yyjson_mut_doc *doc)
 	finish(request, wrap("result", doc));
 }
 
-void control_fail(struct control_request *request, int err, const char *remedy, const char *format, ...)
+struct saying {
+	yyjson_mut_doc *doc;
+	yyjson_mut_val *values;
+};
+
+static void on_value(void *arg, const char *value)
+{
+	struct saying *s = arg;
+	yyjson_mut_arr_add_strcpy(s->doc, s->values, value);
+}
+
+void control_vsay(yyjson_mut_doc *doc, yyjson_mut_val *object, const char *key, const char *format, va_list ap)
 {
 	char text[1024];
+	va_list copy;
+	va_copy(copy, ap);
+	vsnprintf(text, sizeof text, format, copy);
+	va_end(copy);
+	text[text_utf8_whole(text, strlen(text))] = 0;          /* it may have been cut */
+	yyjson_mut_obj_add_strcpy(doc, object, key, text);
+	struct saying saying = {doc, yyjson_mut_arr(doc)};
+	if (template_values(format, ap, on_value, &saying))
+		return;         /* then it is said in English */
+	yyjson_mut_obj_add_strcpy(doc, object, "template", format);
+	yyjson_mut_obj_add_val(doc, object, "values", saying.values);
+}
+
+void control_say(yyjson_mut_doc *doc, yyjson_mut_val *object, const char *key, const char *format, ...)
+{
 	va_list ap;
 	va_start(ap, format);
-	vsnprintf(text, sizeof text, format, ap);
+	control_vsay(doc, object, key, format, ap);
 	va_end(ap);
-	text[text_utf8_whole(text, strlen(text))] = 0;          /* it may have been cut */
+}
+
+void control_fail(struct control_request *request, int err, const char *remedy, const char *format, ...)
+{
 	yyjson_mut_doc *doc = yyjson_mut_doc_new(NULL);
 	yyjson_mut_val *root = yyjson_mut_obj(doc), *error = yyjson_mut_obj(doc);
 	yyjson_mut_doc_set_root(doc, root);
 	yyjson_mut_obj_add_bool(doc, root, "ok", false);
 	yyjson_mut_obj_add_val(doc, root, "error", error);
 	yyjson_mut_obj_add_str(doc, error, "code", err_name(err));
-	yyjson_mut_obj_add_strcpy(doc, error, "message", text);
+	va_list ap;
+	va_start(ap, format);
+	control_vsay(doc, error, "message", format, ap);
+	va_end(ap);
 	if (remedy)
 		yyjson_mut_obj_add_strcpy(doc, error, "remedy", remedy);
 	finish(request, doc);

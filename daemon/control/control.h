@@ -1,7 +1,8 @@
 /* control.h: the unix socket HOME/control.sock (0600) between `essaim` and `essaimd`.
  *
  * One JSON object a line. Client: {"command": NAME, "args": {...}}. Daemon: any number of {"progress": {...}}, then one of
- * {"ok": true, "result": {...}} or {"ok": false, "error": {"code": "DENIED", "message": "...", "remedy": "..."}}. Several commands may follow
+ * {"ok": true, "result": {...}} or {"ok": false, "error": {"code": "DENIED", "message": "...", "remedy": "...",
+ * "template": ..., "values": [...]}}. Several commands may follow
  * each other on a connection, one at a time. Only the owner of the home (or root) may connect (SO_PEERCRED). Line limit
  * CONTROL_LINE_MAX. What each command takes and gives: doc/CONTROL.md. Handlers are registered by main (daemon/command_*.c).
  * Thread: loop. SPDX-License-Identifier: AGPL-3.0-or-later */
@@ -13,6 +14,7 @@
 
 #include "proto/buf.h"
 #include "proto/err.h"
+#include "proto/template.h"
 
 #define CONTROL_LINE_MAX (1u << 20)
 #define CONTROL_CLIENTS_MAX 64
@@ -35,6 +37,11 @@ void control_progress(struct control_request *request, yyjson_mut_doc *doc);
 void control_done(struct control_request *request, yyjson_mut_doc *doc);
 void control_fail(struct control_request *request, int err, const char *remedy /* may be NULL */, const char *format, ...)
 	__attribute__((format(printf, 4, 5)));
+/* A text for people in an object, as key (English), and as template and values for whoever says it in another language
+ * (proto/template.h). One a JSON object. */
+void control_say(yyjson_mut_doc *doc, yyjson_mut_val *object, const char *key, const char *format, ...)
+	__attribute__((format(printf, 4, 5)));
+void control_vsay(yyjson_mut_doc *doc, yyjson_mut_val *object, const char *key, const char *format, va_list ap);
 bool control_is_gone(const struct control_request *request);      /* the client hung up: stop when it is cheap to */
 
 #endif

@@ -293,9 +293,21 @@ static void parse_bytes_reads_what_people_write(void **state)
 	}
 }
 
+static void counts_are_read_by_thousands(void **state)
+{
+	(void)state;
+	char out[40];
+	assert_string_equal(text_count(0, out, sizeof out), "0");
+	assert_string_equal(text_count(999, out, sizeof out), "999");
+	assert_string_equal(text_count(1000, out, sizeof out), "1\u00a0000");
+	assert_string_equal(text_count(12345678, out, sizeof out), "12\u00a0345\u00a0678");
+	assert_string_equal(text_count(UINT64_MAX, out, sizeof out), "18\u00a0446\u00a0744\u00a0073\u00a0709\u00a0551\u00a0615");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(counts_are_read_by_thousands),
 		cmocka_unit_test(hex_round_trips_every_byte),
 		cmocka_unit_test(unhex_takes_only_the_exact_length_in_lower_case),
 		cmocka_unit_test(base64_gives_the_examples_of_rfc_4648_without_padding),
