@@ -79,8 +79,9 @@ static void print_status_models(struct cli *cli, yyjson_val *models)
 		}
 		yyjson_val *engine = yyjson_obj_get(m, "engine");
 		if (json_uint(engine, "sessions") && !strcmp(state, "ready")) {
-			snprintf(line, sizeof line, _("%llu of %llu conversations"), (unsigned long long)json_uint(engine, "sessions_open"),
-				 (unsigned long long)json_uint(engine, "sessions"));
+			snprintf(line, sizeof line, _("%llu of %llu conversations, %llu kept for a follow-up"),
+				 (unsigned long long)json_uint(engine, "sessions_open"), (unsigned long long)json_uint(engine, "sessions"),
+				 (unsigned long long)json_uint(engine, "sessions_kept"));
 			field(cli, _("in use"), line);
 		}
 	}

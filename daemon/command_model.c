@@ -90,7 +90,9 @@ static void model_into(struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val *o,
 	yyjson_mut_obj_add_uint(doc, engine, "kv_bytes", info.kv_bytes);
 	yyjson_mut_obj_add_uint(doc, engine, "compute_bytes", info.compute_bytes);
 	yyjson_mut_obj_add_uint(doc, engine, "sessions", info.sessions);
-	yyjson_mut_obj_add_uint(doc, engine, "sessions_open", info.sessions_open);
+	uint32_t kept = ring_kept(d->ring, r->model);
+	yyjson_mut_obj_add_uint(doc, engine, "sessions_open", info.sessions_open > kept ? info.sessions_open - kept : 0);
+	yyjson_mut_obj_add_uint(doc, engine, "sessions_kept", kept);
 	yyjson_mut_obj_add_uint(doc, engine, "layer_microseconds", info.layer_microseconds);
 	yyjson_mut_obj_add_uint(doc, engine, "crashes", info.crashes);
 	yyjson_mut_obj_add_uint(doc, o, "bytes_wanted", status.bytes_wanted);

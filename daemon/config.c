@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "proto/err.h"
+#include "proto/message.h"
 #include "proto/text.h"
 
 static int set_uint(const char *value, uint64_t max, uint64_t *out)
@@ -160,6 +161,10 @@ static int set_share_sessions(struct config *c, const char *v)
 {
 	return set_u32(v, 1, 64, &c->share_sessions);
 }
+static int set_share_keep(struct config *c, const char *v)
+{
+	return set_u32(v, 0, KEEP_S_MAX, &c->share_keep);
+}
 static int set_engine_path(struct config *c, const char *v)
 {
 	return text_copy(c->engine_path, sizeof c->engine_path, v);
@@ -204,6 +209,7 @@ const struct config_key config_schema[] = {
 	{"share", "threads", "auto", false, "threads for computing; auto: one a core", set_share_threads},
 	{"share", "context", "2048", false, "tokens of context promised to a conversation (or the model's own, if smaller)", set_share_context},
 	{"share", "sessions", "4", false, "conversations at once on one model", set_share_sessions},
+	{"share", "keep_seconds", "300", true, "an answered conversation stays in memory so long for its follow-up; 0: not at all", set_share_keep},
 	{"share", "watts", "0", true, "what this machine draws at full load, for energy estimates; 0: not said", set_watts},
 	{"engine", "path", "", false, "the essaim-engine program; empty: the installed one", set_engine_path},
 	{"engine", "data_limit", "0", false, "RLIMIT_DATA of an engine process; 0: none", set_engine_data_limit},

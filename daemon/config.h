@@ -28,7 +28,7 @@ struct config {
 	uint64_t share_memory;                           /* bytes; 0: shares nothing */
 	bool share_weights_only, share_home;
 	struct sharing_rule sharing;
-	uint32_t share_threads, share_context, share_sessions;
+	uint32_t share_threads, share_context, share_sessions, share_keep;
 	char engine_path[512];
 	uint64_t engine_data_limit;                      /* bytes; 0: none */
 	uint32_t engine_hang_seconds;

@@ -145,7 +145,10 @@ size_t views_nodes(void *arg, const uint8_t model[KEY_BYTES], struct routing_nod
 void views_describe(void *arg, const uint8_t node[KEY_BYTES], char name[NAME_SIZE], char association[NAME_SIZE]);
 int views_render(void *arg, const uint8_t model[KEY_BYTES], const struct engine_render *render,
 		 void (*done)(void *arg, int err, const int32_t *tokens, size_t n, const char *why), void *done_arg);
-int views_permit(void *arg, const struct ticket *ticket, char *detail, size_t size);
+int views_permit(void *arg, const struct ticket *ticket, const struct ring_claim *claim, uint32_t *priority, char *detail, size_t size);
+uint32_t views_room(void *arg, const uint8_t model[KEY_BYTES]);
+/* Sessions that a model's engine takes yet; those that are only kept give way. */
+uint32_t views_sessions_free(const struct daemon *d, const uint8_t model[KEY_BYTES], const struct stage_info *info);
 void views_metrics(void *arg, struct buf *out);
 void views_publisher(const struct daemon *d, const uint8_t model[KEY_BYTES], char association[NAME_SIZE], uint64_t *created);
 

@@ -256,7 +256,8 @@ static int start_ring(struct daemon *d, char *why, size_t size)
 {
 	struct ring_config config = {
 		.node_secret = d->keys.node_secret, .now = clock_now, .monotonic_ms = clock_ms, .random = random_bytes, .send = ring_send,
-		.engine = ring_engine, .is_up = ring_is_up, .permit = views_permit, .used = ring_used, .receipt = ring_receipt, .arg = d,
+		.engine = ring_engine, .is_up = ring_is_up, .room = views_room, .permit = views_permit, .used = ring_used, .receipt = ring_receipt,
+		.keep_s = d->config.share_keep, .arg = d,
 	};
 	memcpy(config.node, d->keys.node, KEY_BYTES);
 	memcpy(config.association, d->keys.association, KEY_BYTES);
@@ -423,6 +424,7 @@ static void on_stop_signal(uv_signal_t *handle, int number)
 	d->draining = true;
 	d->advert_due = true;
 	api_drain(d->api);
+	ring_set_keep(d->ring, 0);
 	drain_until = daemon_ms(d) + DRAIN_MS;
 	log_notice("%s: finishing %zu answers (%d s at most), then stopping", number == SIGTERM ? "SIGTERM" : "SIGINT", api_running(d->api),
 		   DRAIN_MS / 1000);
@@ -448,6 +450,8 @@ static void on_reload_signal(uv_signal_t *handle, int number)
 	c->share_home = fresh.share_home;
 	c->sharing = fresh.sharing;
 	c->watts = fresh.watts;
+	c->share_keep = fresh.share_keep;
+	ring_set_keep(d->ring, c->share_keep);
 	c->log_level = fresh.log_level;
 	log_set_level(c->log_level);
 	d->card_due = d->advert_due = true;
@@ -470,6 +474,7 @@ static void on_tick(uv_timer_t *timer)
 	records_tick(d);
 	residency_tick(d);
 	ring_tick(d->ring);
+	route_tick(d->route);
 }
 
 static int start_signals(struct daemon *d)

@@ -188,7 +188,7 @@ static void publish_advert(struct daemon *d)
 			m->n_resident = info.n_ranges;
 			memcpy(m->resident, info.ranges, sizeof m->resident);
 			m->layer_microseconds = info.layer_microseconds;
-			m->sessions_free = info.sessions > info.sessions_open ? info.sessions - info.sessions_open : 0;
+			m->sessions_free = views_sessions_free(d, r->model, &info);
 		}
 	}
 	struct record head = head_of(d, RECORD_ADVERT, d->keys.node, ADVERT_LIFE_S);

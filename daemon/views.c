@@ -48,6 +48,21 @@ static bool on_advert(const struct record *record, void *arg)
 	return true;
 }
 
+uint32_t views_sessions_free(const struct daemon *d, const uint8_t model[KEY_BYTES], const struct stage_info *info)
+{
+	uint32_t room = info->sessions + ring_kept(d->ring, model);
+	return room > info->sessions_open ? room - info->sessions_open : 0;
+}
+
+uint32_t views_room(void *arg, const uint8_t model[KEY_BYTES])
+{
+	struct daemon *d = arg;
+	struct stage_info info;
+	if (stage_info(d->stage, model, &info) || info.state != STAGE_READY)
+		return 1;                        /* that it takes none is said when it is asked */
+	return info.sessions > info.sessions_open ? info.sessions - info.sessions_open : 0;
+}
+
 size_t views_nodes(void *arg, const uint8_t model[KEY_BYTES], struct routing_node *out, size_t max)
 {
 	struct daemon *d = arg;
@@ -61,7 +76,7 @@ size_t views_nodes(void *arg, const uint8_t model[KEY_BYTES], struct routing_nod
 		self->n_resident = info.n_ranges;
 		memcpy(self->resident, info.ranges, sizeof self->resident);
 		self->layer_microseconds = info.layer_microseconds;
-		self->sessions_free = info.sessions > info.sessions_open ? info.sessions - info.sessions_open : 0;
+		self->sessions_free = views_sessions_free(d, model, &info);
 	}
 	trust_each(d->trust, RECORD_ADVERT, on_advert, &g);
 	return g.n;
@@ -136,6 +151,8 @@ size_t views_models(void *arg, struct route_model *out, size_t max)
 		m->n_layer = manifest->n_layer;
 		m->context = residency_context(d, manifest);
 		m->chat_template = manifest->chat_template;
+		struct stage_info info;
+		m->truncates = !stage_info(d->stage, r->model, &info) && info.truncate == TRUNCATE_ANY;
 		m->seconds_left = UINT64_MAX;
 		views_publisher(d, r->model, m->association, &m->created);
 
@@ -210,7 +227,7 @@ static bool is_resident(const struct stage_info *info, const struct layer_range 
 	return false;
 }
 
-int views_permit(void *arg, const struct ticket *ticket, char *detail, size_t size)
+int views_permit(void *arg, const struct ticket *ticket, const struct ring_claim *claim, uint32_t *priority, char *detail, size_t size)
 {
 	struct daemon *d = arg;
 	uint64_t now = daemon_now(d);
@@ -228,6 +245,7 @@ int views_permit(void *arg, const struct ticket *ticket, char *detail, size_t si
 		snprintf(detail, size, "no agreement in force lets the association use this node for this model");
 		return err;
 	}
+	*priority = terms.priority;
 	if (d->draining || !sharing_is_open(&d->sharing)) {
 		snprintf(detail, size, "this node shares nothing just now");
 		return ERR_BUSY;
@@ -243,9 +261,16 @@ int views_permit(void *arg, const struct ticket *ticket, char *detail, size_t si
 	}
 	struct ledger_sum today = ledger_today(d->ledger, association, d->keys.association, now);
 	struct quota_limits limits = {.tokens_per_day = terms.tokens_per_day, .stage_seconds_per_day = terms.stage_seconds_per_day};
-	err = quota_check(&limits, &today);
-	if (err)
-		snprintf(detail, size, "today's share of the agreement is used up; it begins anew at midnight UTC");
+	/* What is open may yet use what it was granted: the next one gets only what is left after that. */
+	err = claim->opens ? quota_may_open(&limits, &today, claim->reserved, claim->rows) : quota_check(&limits, &today);
+	unsigned minutes = (unsigned)(quota_resets_in(now) / 60) + 1;
+	if (err == ERR_BUDGET)
+		snprintf(detail, size, "%llu tokens are left of today's share of the agreement, and a conversation of up to %u was asked for: ask for fewer, "
+			 "or again in %u min", (unsigned long long)(quota_left(&limits, &today).rows - claim->reserved), claim->rows, minutes);
+	else if (err && !quota_check(&limits, &today))
+		snprintf(detail, size, "what is left of today's share of the agreement is granted to conversations that run: ask again when they have ended");
+	else if (err)
+		snprintf(detail, size, "today's share of the agreement is used up; it begins anew in %u min, at midnight UTC", minutes);
 	return err;
 }
 
@@ -263,6 +288,12 @@ void views_metrics(void *arg, struct buf *out)
 			"# TYPE essaim_sessions_serving gauge\nessaim_sessions_serving %zu\n", counts.serving);
 	buf_printf(out, "# HELP essaim_sessions_home Sessions asked at this node.\n# TYPE essaim_sessions_home gauge\nessaim_sessions_home %zu\n",
 		   counts.home);
+	buf_printf(out, "# HELP essaim_sessions_kept Sessions that wait in memory for a follow-up.\n# TYPE essaim_sessions_kept gauge\n"
+			"essaim_sessions_kept %zu\n", counts.kept);
+	buf_printf(out, "# HELP essaim_tickets_waiting Others' sessions that wait for a place here.\n# TYPE essaim_tickets_waiting gauge\n"
+			"essaim_tickets_waiting %zu\n", counts.waiting);
+	buf_printf(out, "# HELP essaim_prompt_tokens_cached_total Tokens of prompts that were not computed again.\n"
+			"# TYPE essaim_prompt_tokens_cached_total counter\nessaim_prompt_tokens_cached_total %llu\n", (unsigned long long)counts.cached);
 	buf_printf(out, "# HELP essaim_rows_total Rows computed by this node's stages.\n# TYPE essaim_rows_total counter\nessaim_rows_total %llu\n",
 		   (unsigned long long)counts.rows);
 	buf_printf(out, "# HELP essaim_faults_total Stages lost or refused in running sessions.\n# TYPE essaim_faults_total counter\n"

@@ -113,8 +113,8 @@ static const char *chunk_object(const struct api_head *head)
 
 static void usage_into(struct buf *out, const struct route_result *r)
 {
-	buf_printf(out, ",\"usage\":{\"prompt_tokens\":%u,\"completion_tokens\":%u,\"total_tokens\":%u}", r->prompt_tokens, r->completion_tokens,
-		   r->prompt_tokens + r->completion_tokens);
+	buf_printf(out, ",\"usage\":{\"prompt_tokens\":%u,\"completion_tokens\":%u,\"total_tokens\":%u,\"prompt_tokens_details\":{\"cached_tokens\":%u}}",
+		   r->prompt_tokens, r->completion_tokens, r->prompt_tokens + r->completion_tokens, r->cached_tokens);
 }
 
 /* Who computed what and who saw what (DESIGN D18); clients of OpenAI's API pass over keys they do not know. */

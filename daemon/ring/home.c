@@ -4,6 +4,7 @@
  *   RUNNING   blocks of tokens enter stage 0, TOKENS come back from the last stage, in order
  *   WAITING   a stage was lost and nobody has its layers yet (lost.c)
  *   CLOSING   answered; the stages were told; shortly waiting for what they counted
+ *   KEPT      on_end was called; what the stages hold may serve another question (kept.c)
  *   ENDED     on_end was called; receipts may still come
  *
  * Home commits a token when it comes out of the last stage, at exactly the position that is next. That, and not any care
@@ -65,6 +66,52 @@ static int push_token(struct ring_session *s, int32_t id)
 	return 0;
 }
 
+static struct ring_session *new_session(struct ring *ring)
+{
+	struct ring_session *s = calloc(1, sizeof *s);
+	if (!s)
+		return NULL;
+	s->ring = ring;
+	s->began = ring_ms(ring);
+	ring->config.random(ring->config.arg, s->id, sizeof s->id);
+	s->next = ring->sessions;
+	ring->sessions = s;
+	return s;
+}
+
+/* A question for a session that is new or kept. */
+static int take_question(struct ring_session *s, const struct ring_ask *ask)
+{
+	size_t capacity = ask->n_prompt + TOKENS_FIRST;
+	int32_t *tokens = malloc(capacity * sizeof *tokens);
+	if (!tokens)
+		return -ENOMEM;
+	memcpy(tokens, ask->prompt, ask->n_prompt * sizeof *tokens);
+	if (s->tokens)
+		sodium_memzero(s->tokens, s->capacity * sizeof *s->tokens);
+	free(s->tokens);
+	s->tokens = tokens;
+	s->capacity = capacity;
+	s->n_tokens = ask->n_prompt;
+	s->ask = *ask;
+	s->ask.prompt = NULL;
+	s->generated = s->cached = 0;
+	s->lost = s->barren = s->replays = 0;
+	s->lost_since = 0;
+	s->n_failed = 0;
+	s->err = 0;
+	s->finished = NULL;
+	s->detail[0] = 0;
+	for (size_t i = 0; i < s->n_nodes; i++) {
+		s->nodes[i].rows_before = s->nodes[i].rows;
+		s->nodes[i].microseconds_before = s->nodes[i].microseconds;
+		s->nodes[i].closes = s->nodes[i].receipts = 0;
+	}
+	for (size_t i = 0; i < s->ask.plan.n_stages; i++)
+		s->stages[i].rows = s->stages[i].microseconds = 0;
+	return 0;
+}
+
 int ring_ask(struct ring *ring, const struct ring_ask *ask, struct ring_session **out)
 {
 	if (!ask->n_prompt || !ask->max_tokens || !ask->on_token || !ask->on_end)
@@ -74,30 +121,40 @@ int ring_ask(struct ring *ring, const struct ring_ask *ask, struct ring_session 
 	int err = home_check_plan(ring, &ask->plan);
 	if (err)
 		return err;
-	struct ring_session *s = calloc(1, sizeof *s);
-	if (!s)
-		return -ENOMEM;
-	s->capacity = ask->n_prompt + TOKENS_FIRST;
-	s->tokens = malloc(s->capacity * sizeof *s->tokens);
-	if (!s->tokens) {
-		free(s);
-		return -ENOMEM;
+	uint32_t position = 0;
+	bool fork = false;
+	struct ring_session *from = kept_find(ring, ask, &position, &fork), *s = from && !fork ? from : new_session(ring);
+	err = s ? take_question(s, ask) : -ENOMEM;
+	if (err) {
+		if (s && s != from)
+			s->state = SESSION_DEAD;
+		return err;
 	}
-	memcpy(s->tokens, ask->prompt, ask->n_prompt * sizeof *s->tokens);
-	s->n_tokens = ask->n_prompt;
-	s->ring = ring;
-	s->ask = *ask;
-	s->ask.prompt = NULL;
-	s->began = ring_ms(ring);
-	ring->config.random(ring->config.arg, s->id, sizeof s->id);
-	s->next = ring->sessions;
-	ring->sessions = s;
 	*out = s;
+	s->cached = position;
+	s->forks = fork;
+	if (fork)
+		memcpy(s->from, from->id, SESSION_BYTES);
 	/* No ring_leave(): trouble found here waits for the next entry, so that on_end never comes from inside ring_ask(). */
 	ring->depth++;
-	home_set_up(s);
+	if (s == from)
+		home_set_up_again(s, position);
+	else
+		home_set_up(s);
 	ring->depth--;
 	return 0;
+}
+
+/* The asker will hear nothing more. */
+static void leave_asker(struct ring_session *s)
+{
+	s->ring->cached += s->cached;
+	s->n_flight = 0;
+	s->ask.sampling = (struct sampling){0};      /* what it points to is the asker's */
+	s->state = s->n_nodes ? SESSION_ENDED : SESSION_DEAD;
+	s->deadline = ring_ms(s->ring) + LINGER_MS;
+	if (s->keeps)
+		kept_keep(s);
 }
 
 void ring_cancel(struct ring_session *s)
@@ -106,10 +163,16 @@ void ring_cancel(struct ring_session *s)
 	if (s->state > SESSION_CLOSING)
 		return;
 	ring_enter(ring);
-	if (s->state != SESSION_CLOSING)
+	if (s->state != SESSION_CLOSING && kept_may_keep(s)) {
+		/* Who stops an answer often goes on from there. */
+		s->sent = kept_computed(s);
+		home_keep_stages(s);
+		s->keeps = true;
+	} else if (s->state != SESSION_CLOSING) {
 		home_close_stages(s, ERR_CANCELLED);
-	s->state = s->n_nodes ? SESSION_ENDED : SESSION_DEAD;
-	s->deadline = ring_ms(ring) + LINGER_MS;
+		s->keeps = false;
+	}
+	leave_asker(s);
 	ring_leave(ring);
 }
 
@@ -140,10 +203,17 @@ size_t ring_session_use(const struct ring_session *s, struct ring_use *out, size
 		memcpy(out[i].model, s->ask.plan.model, KEY_BYTES);
 		memcpy(out[i].node, s->ask.plan.stages[i].node, KEY_BYTES);
 		/* A node's receipt is one figure for all its stages and epochs: shared out by rows. */
-		if (stage->node && stage->node->rows)
-			out[i].microseconds = (uint64_t)((double)stage->node->microseconds * (double)stage->rows / (double)stage->node->rows);
+		const struct home_node *node = stage->node;
+		if (node && node->rows > node->rows_before)
+			out[i].microseconds = (uint64_t)((double)(node->microseconds - node->microseconds_before) * (double)stage->rows /
+							 (double)(node->rows - node->rows_before));
 	}
 	return n;
+}
+
+uint32_t ring_session_cached(const struct ring_session *s)
+{
+	return s->cached;
 }
 
 /* --- set-up ----------------------------------------------------------------------------------------- */
@@ -152,9 +222,10 @@ static int open_own(struct ring_session *s, size_t i)
 {
 	struct engine_open open = {
 		.epoch = s->epoch, .stage = (uint32_t)i, .range = s->ask.plan.stages[i].range, .context = context_of(s), .prompt = (uint32_t)s->ask.n_prompt,
-		.sampling = s->ask.sampling,
+		.sampling = s->ask.sampling, .forks = s->forks,
 	};
 	memcpy(open.session, s->id, SESSION_BYTES);
+	memcpy(open.from, s->from, SESSION_BYTES);
 	struct buf frame;
 	buf_init(&frame, FRAME_MAX);
 	int err = engine_open_encode(&frame, &open);
@@ -183,10 +254,11 @@ static int send_ticket(struct ring_session *s, size_t i)
 	struct buf bytes, frame;
 	buf_init(&bytes, TICKET_MAX);
 	buf_init(&frame, FRAME_MAX);
-	static const uint8_t empty_map = 0x80;
 	int err = ticket_sign(&bytes, &ticket, ring->config.node_secret);
+	struct ticket_message message = {.ticket = bytes.data, .ticket_length = bytes.length, .forks = s->forks};
+	memcpy(message.from, s->from, SESSION_BYTES);
 	if (!err)
-		err = frame_encode(&frame, FRAME_TICKET, &empty_map, 1, bytes.data, bytes.length);
+		err = ticket_message_encode(&frame, &message);
 	buf_release(&bytes);
 	if (err)
 		buf_release(&frame);
@@ -224,8 +296,13 @@ void home_set_up(struct ring_session *s)
 		if (!s->stages[i].self)
 			s->stages[i].node = home_node(s, plan->stages[i].node, true);
 	}
-	s->sent = 0;
-	open_stages(s);
+	s->sent = s->cached;
+	if (kept_make_room(s->ring, plan->model, s->forks ? s->from : NULL)) {
+		open_stages(s);
+	} else {
+		s->state = SESSION_SETUP;
+		home_trouble_ends(s, ERR_BUSY, "this node answers as many questions at once as it has memory for ([share] sessions): try again shortly");
+	}
 }
 
 /* A new epoch, because blocks of the old one may still be under way and every stage counts them strictly. No CLOSE: an
@@ -238,6 +315,9 @@ void home_set_up_again(struct ring_session *s, size_t position)
 	}
 	s->epoch++;
 	s->sent = position;
+	s->forks = false;
+	if (s->cached > position)
+		s->cached = (uint32_t)position;
 	open_stages(s);
 }
 
@@ -254,8 +334,22 @@ void home_close_stages(struct ring_session *s, int reason)
 			if (key_equal(plan->stages[i].node, plan->stages[j].node))
 				s->stages[j].asked = false;
 		int err = ring_send_close(s->ring, stage->self ? NULL : plan->stages[i].node, plan->model, &close);
-		if (!err && stage->node && stage->rows)
+		if (!err && stage->node && stage->rows && s->state != SESSION_KEPT)      /* a kept one has settled */
 			stage->node->closes++;
+	}
+}
+
+void home_keep_stages(struct ring_session *s)
+{
+	const struct ring_plan *plan = &s->ask.plan;
+	struct close_message close = {.epoch = s->epoch, .stage = UINT32_MAX, .keep_s = s->ring->config.keep_s};
+	memcpy(close.session, s->id, SESSION_BYTES);
+	for (size_t i = 0; i < plan->n_stages; i++) {
+		bool told = s->stages[i].self;
+		for (size_t j = 0; j < i && !told; j++)
+			told = key_equal(plan->stages[i].node, plan->stages[j].node);
+		if (!told && !ring_send_close(s->ring, plan->stages[i].node, plan->model, &close) && s->stages[i].rows)
+			s->stages[i].node->closes++;
 	}
 }
 
@@ -427,8 +521,7 @@ void home_on_own_tokens(struct ring_session *s, const struct tokens_message *m)
 
 static void end(struct ring_session *s)
 {
-	s->state = s->n_nodes ? SESSION_ENDED : SESSION_DEAD;
-	s->deadline = ring_ms(s->ring) + LINGER_MS;
+	leave_asker(s);
 	s->ask.on_end(s->ask.arg, s->err, s->finished, s->detail);
 }
 
@@ -437,7 +530,13 @@ void home_finish(struct ring_session *s, int err, const char *finished, const ch
 	s->err = err;
 	s->finished = finished;
 	text_copy(s->detail, sizeof s->detail, detail);
-	home_close_stages(s, err);
+	s->keeps = !err && kept_may_keep(s);
+	if (s->keeps) {
+		s->sent = kept_computed(s);
+		home_keep_stages(s);
+	} else {
+		home_close_stages(s, err);
+	}
 	s->state = SESSION_CLOSING;
 	s->deadline = ring_ms(s->ring) + RECEIPT_WAIT_MS;
 	if (err || receipts_are_in(s))
@@ -481,6 +580,9 @@ void home_tick(struct ring_session *s)
 	case SESSION_CLOSING:
 		if (ms >= s->deadline)
 			end(s);
+		break;
+	case SESSION_KEPT:
+		kept_tick(s);
 		break;
 	case SESSION_ENDED:
 		if (ms >= s->deadline || receipts_are_final(s)) {

@@ -141,6 +141,8 @@ void home_try_again(struct ring_session *s)
 		s->lost++;
 		s->ask.plan = plan;
 		s->epoch++;
+		s->forks = false;
+		s->cached = 0;
 		home_set_up(s);
 	} else if (may_pass(s->trouble_code) && ms < s->lost_since + PATIENCE_MS) {
 		s->state = SESSION_WAITING;

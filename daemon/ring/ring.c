@@ -37,7 +37,7 @@ void ring_free(struct ring *ring)
 		return;
 	ring->depth++;
 	for (struct ring_session *s = ring->sessions; s; s = s->next) {
-		if (s->state == SESSION_SETUP || s->state == SESSION_RUNNING)
+		if (s->state == SESSION_SETUP || s->state == SESSION_RUNNING || s->state == SESSION_KEPT)
 			home_close_stages(s, ERR_CANCELLED);
 		receipts_keep(s);
 	}
@@ -89,12 +89,14 @@ void ring_leave(struct ring *ring)
 			ring->recheck_due = false;
 			transit_recheck(ring);
 		}
+		transit_serve_queue(ring);
 		for (struct ring_session *s = ring->sessions; s; s = s->next) {
 			if (!s->trouble || (s->state != SESSION_SETUP && s->state != SESSION_RUNNING))
 				continue;
 			home_settle(s);
 			again = true;
 		}
+		again |= ring->recheck_due;
 	}
 	receipt_issue_due(ring);
 	transit_reap(ring, false);
@@ -344,6 +346,8 @@ void ring_on_engine(struct ring *ring, const uint8_t model[KEY_BYTES], const str
 			home_on_fault(s, NULL, &fault);
 		else if (t)
 			transit_on_own_fault(ring, t, &fault);
+		else
+			kept_on_own_fault(ring, model, &fault);
 		break;
 	default:
 		err = ERR_UNSUPPORTED;
@@ -365,6 +369,7 @@ void ring_on_engine_lost(struct ring *ring, const uint8_t model[KEY_BYTES], cons
 				break;
 			}
 	}
+	kept_on_engine_lost(ring, model);
 	transit_on_engine_lost(ring, model, why);
 	ring_leave(ring);
 }
@@ -375,9 +380,11 @@ void ring_on_peer(struct ring *ring, const uint8_t node[KEY_BYTES], bool up)
 {
 	ring_enter(ring);
 	flush_outbox(ring, up ? NULL : node);
-	if (!up)
+	if (!up) {
 		for (struct ring_session *s = ring->sessions; s; s = s->next)
 			home_on_peer_down(s, node);
+		kept_on_peer_down(ring, node);
+	}
 	transit_on_peer(ring, node, up);
 	ring_leave(ring);
 }
@@ -402,10 +409,15 @@ void ring_tick(struct ring *ring)
 
 struct ring_counts ring_counts(const struct ring *ring)
 {
-	struct ring_counts counts = {.rows = ring->rows, .tokens = ring->tokens, .faults = ring->faults};
-	for (const struct ring_session *s = ring->sessions; s; s = s->next)
+	struct ring_counts counts = {.rows = ring->rows, .tokens = ring->tokens, .faults = ring->faults, .cached = ring->cached};
+	for (const struct ring_session *s = ring->sessions; s; s = s->next) {
 		counts.home += s->state <= SESSION_CLOSING;
-	for (const struct transit *t = ring->transits; t; t = t->next)
-		counts.serving += t->state != TRANSIT_DEAD;
+		counts.kept += s->state == SESSION_KEPT;
+	}
+	for (const struct transit *t = ring->transits; t; t = t->next) {
+		counts.serving += t->state != TRANSIT_DEAD && t->state != TRANSIT_KEPT;
+		counts.waiting += t->state == TRANSIT_QUEUED;
+		counts.kept += t->state == TRANSIT_KEPT;
+	}
 	return counts;
 }

@@ -6,6 +6,10 @@
  * Home owns the committed tokens: when a stage dies the ring is set up anew with a higher epoch (route chooses the stages)
  * and the committed tokens are replayed in the same chunks.
  *
+ * An answered session is kept for a while: its stages hold what they computed, and a question of the same API key on the same ring goes on
+ * from the last chunk boundary that both have in common, in it or in a copy (prefix.h). Kept sessions take places that nobody else wants:
+ * the one used longest ago is closed when a new one needs its place. A stage may forget what it keeps at any time; then it says NEED_REPLAY.
+ *
  * Stage: verifies tickets, opens a session in the own engine, takes rows only from the ticket's previous node, passes its
  * results to the next; ends it on CLOSE, expiry, or when home's agreement ends. Counts rows and compute time and signs a receipt.
  *
@@ -35,6 +39,12 @@ struct ring_use {                          /* for receipts, the ledger and discl
 	uint64_t rows, microseconds;
 };
 
+struct ring_claim {                        /* what a ticket may come to, in rows of the quota */
+	bool opens;                        /* false: it was granted before; may it go on? */
+	uint32_t rows;                     /* that it may compute here, unless it has to replay */
+	uint64_t reserved;                 /* that other sessions of its home's association may still compute here */
+};
+
 struct ring_config {
 	uint8_t node[KEY_BYTES], association[KEY_BYTES];
 	const uint8_t *node_secret;        /* SIGN_SECRET_BYTES */
@@ -45,18 +55,23 @@ struct ring_config {
 	int (*send)(void *arg, const uint8_t node[KEY_BYTES], struct buf *frame);
 	int (*engine)(void *arg, const uint8_t model[KEY_BYTES], struct buf *frame);    /* own engine; takes it */
 	bool (*is_up)(void *arg, const uint8_t node[KEY_BYTES]);
-	/* may this home use our stage for this ticket: trust, quota, resident, memory; 0 or an enum err with detail */
-	int (*permit)(void *arg, const struct ticket *ticket, char *detail, size_t size);
+	/* Sessions that the own engine has a place for, beside all that it has now, kept ones too. */
+	uint32_t (*room)(void *arg, const uint8_t model[KEY_BYTES]);
+	/* May this home use our stage for this ticket: trust, quota, resident; 0 or an enum err with detail. *priority: who waits for a place
+	 * gets it before those with a lower one. */
+	int (*permit)(void *arg, const struct ticket *ticket, const struct ring_claim *claim, uint32_t *priority, char *detail, size_t size);
 	/* as a stage: every 64 rows and at the end; rows and microseconds since the last call for this session's stage */
 	void (*used)(void *arg, const struct ring_use *use, bool final);
-	/* as home: what to keep of a node's receipts, once a session and node, a moment after the end; countersigned unless the node
-	 * went away before that. All of the session's rows there, over every epoch. */
+	/* as home: what to keep of a node's receipts, a moment after each answer; countersigned unless the node went away before
+	 * that. All of the session's rows there, over every epoch and question: a later one stands for those before it. */
 	void (*receipt)(void *arg, const uint8_t *record, size_t n);
+	uint32_t keep_s;                   /* sessions are kept so long without a question, as home and as a stage; 0: not at all */
 	void *arg;
 };
 
 struct ring_ask {
 	struct ring_plan plan;
+	uint8_t tenant[KEY_BYTES];         /* whose question: only the same one's sessions are gone on with; zeros: nobody's, nothing is kept */
 	const int32_t *prompt;             /* copied */
 	size_t n_prompt;
 	uint32_t max_tokens;               /* to generate; prompt + max_tokens <= context */
@@ -84,7 +99,16 @@ int ring_ask(struct ring *ring, const struct ring_ask *ask, struct ring_session 
 void ring_cancel(struct ring_session *session);        /* closes every stage; on_end is not called */
 /* Per stage of the running or last plan: rows and compute time, as home knows them (remote compute time by receipt; 0 until then). */
 size_t ring_session_use(const struct ring_session *session, struct ring_use *out, size_t max);
+/* Of the prompt, tokens that were not computed again. */
+uint32_t ring_session_cached(const struct ring_session *session);
 const uint8_t *ring_session_id(const struct ring_session *session);
+
+/* The ring of the tenant's session that has most in common with this prompt: asked on the same plan, that part is not computed again. */
+bool ring_recall(const struct ring *ring, const uint8_t tenant[KEY_BYTES], const uint8_t model[KEY_BYTES], const int32_t *prompt,
+		 size_t n_prompt, struct ring_plan *plan);
+/* Sessions in the own engine that nobody asks anything: their places are free for others. */
+uint32_t ring_kept(const struct ring *ring, const uint8_t model[KEY_BYTES]);
+void ring_set_keep(struct ring *ring, uint32_t seconds);     /* 0 forgets all that is kept, at once */
 
 /* Inputs. Frames from a neighbour (TICKET, READY, ROWS, FAULT, CLOSE, RECEIPT), frames from the own engine (ROWS, TOKENS, READY,
  * FAULT), a link that went down or a node that may no longer use us, an engine that died, and time. */
@@ -95,7 +119,7 @@ void ring_on_peer(struct ring *ring, const uint8_t node[KEY_BYTES], bool up);
 void ring_recheck(struct ring *ring);                  /* trust changed: asks permit() again for every session we serve */
 void ring_tick(struct ring *ring);                     /* about every 250 ms: deadlines, expiry */
 
-struct ring_counts { size_t home, serving; uint64_t rows, tokens, faults; };
+struct ring_counts { size_t home, serving, waiting, kept; uint64_t rows, tokens, faults, cached; };
 struct ring_counts ring_counts(const struct ring *ring);
 
 #endif

@@ -3,6 +3,8 @@
  *   ring.c       tables, dispatch, time, what is sent
  *   home.c       a question asked here: set-up, prefill, decode, the end
  *   lost.c       a question whose ring lost a stage: blame, a new plan, replay
+ *   prefix.c     what a question has in common with sessions of before
+ *   kept.c       sessions between two questions, and places in the own engine
  *   transit.c    a stage served here for another node's question
  *   receipts.c   who did how much, signed by both sides
  *   seen.c       tickets that were used
@@ -15,6 +17,7 @@
 #ifndef RING_RING_INTERNAL_H
 #define RING_RING_INTERNAL_H
 
+#include "daemon/ring/prefix.h"
 #include "daemon/ring/ring.h"
 #include "daemon/ring/seen.h"
 
@@ -33,6 +36,8 @@
 #define RENEW_S 120                  /* home: a ring is set up anew so long before its tickets expire */
 #define USED_ROWS 64                 /* stage: used() after so many rows */
 #define TRANSITS_MAX 1024
+#define QUEUE_MS 3000                /* stage: a ticket waits so long for a place in the engine */
+#define KEPT_MAX 256                 /* home: sessions kept; the engines' places are fewer */
 #define TRANSIT_FLIGHT_MAX 64        /* stage: blocks in the engine at once, for one session */
 #define TALLIES_MAX 4096
 #define HOME_NODES_MAX 64            /* nodes that one question ever used */
@@ -46,6 +51,7 @@ enum session_state {
 	SESSION_RUNNING,
 	SESSION_WAITING,             /* a stage is missing and nobody can take its place yet; its last trouble is kept */
 	SESSION_CLOSING,             /* answered; waits shortly for receipts, then on_end */
+	SESSION_KEPT,                /* as ENDED, and its stages hold what they computed, for the next question */
 	SESSION_ENDED,               /* the asker has forgotten it; still takes receipts */
 	SESSION_DEAD,                /* freed when the outermost entry leaves */
 };
@@ -66,7 +72,8 @@ struct home_node {                   /* one remote node over all epochs of the q
 	uint8_t node[KEY_BYTES];
 	uint64_t asked;              /* rows that it can have computed, at most */
 	uint64_t rows, microseconds; /* by its receipt */
-	unsigned closes, receipts;   /* sent, fresh ones got */
+	uint64_t rows_before, microseconds_before;   /* of them, for questions before this one */
+	unsigned closes, receipts;   /* sent, fresh ones got; of this question */
 	bool final;                  /* the receipt kept is countersigned */
 	struct buf receipt;          /* the newest of it */
 };
@@ -86,7 +93,12 @@ struct ring_session {
 	size_t row_bytes;            /* as the first own stage makes them; 0: not known yet */
 
 	uint64_t began;              /* monotonic ms */
-	size_t sent;                 /* positions sent in this epoch */
+	size_t sent;                 /* positions sent in this epoch, or held by every stage */
+	uint32_t cached;             /* of the prompt, what was held when it was asked */
+	bool forks;                  /* the next set-up begins with what session `from` holds */
+	uint8_t from[SESSION_BYTES];
+	bool keeps;                  /* becomes KEPT after CLOSING */
+	uint64_t used_at;            /* monotonic ms: when its answer ended, or it was copied from */
 	uint64_t sequence;           /* of the next block */
 	unsigned replays;
 	size_t n_flight;
@@ -119,20 +131,33 @@ struct tally {                       /* what one session used here, over all its
 	uint8_t session[SESSION_BYTES];
 	uint8_t home[KEY_BYTES], home_association[KEY_BYTES], model[KEY_BYTES];
 	uint32_t epoch;              /* the newest */
-	unsigned open;               /* transits */
+	unsigned open, kept;         /* transits */
 	bool receipt_due;
 	uint64_t rows, microseconds, receipt_rows;
 	uint64_t sequence;           /* of the last receipt */
 	uint64_t expires;            /* Unix seconds: no ticket of it is good any more */
 };
 
-enum transit_state { TRANSIT_OPENING, TRANSIT_WAITING, TRANSIT_READY, TRANSIT_DEAD };
+enum transit_state {
+	TRANSIT_QUEUED,              /* for a place in the engine */
+	TRANSIT_OPENING, TRANSIT_WAITING, TRANSIT_READY,
+	TRANSIT_KEPT,                /* closed, settled; the engine still holds it */
+	TRANSIT_DEAD,
+};
 struct transit {
 	struct transit *next;
 	enum transit_state state;
 	struct ticket ticket;
 	struct tally *tally;
-	uint64_t deadline;           /* monotonic ms, until READY */
+	uint64_t deadline;           /* monotonic ms: until it has a place, until READY, while KEPT */
+	uint32_t priority;
+	uint64_t arrived;            /* in this order among equals */
+	bool forks;                  /* as in the ticket's message */
+	uint8_t from[SESSION_BYTES];
+	uint32_t held;               /* positions that it had when it was opened */
+	uint32_t reach;              /* up to here it computed */
+	uint64_t told;               /* rows told to used() */
+	uint64_t used_at;            /* monotonic ms: when it was kept, or copied from */
 	uint64_t next_sequence;
 	uint32_t flight;             /* blocks in the engine */
 	size_t row_bytes;            /* as the own engine makes them; 0: not known yet */
@@ -155,10 +180,11 @@ struct ring {
 	struct transit *transits;
 	struct tally *tallies;
 	size_t n_transits, n_tallies;
+	uint64_t arrivals;
 	struct seen seen;
 	struct outgoing *outbox;
 	size_t outbox_bytes;
-	uint64_t rows, tokens, faults;
+	uint64_t rows, tokens, faults, cached;
 };
 
 static inline uint64_t ring_ms(const struct ring *ring) { return ring->config.monotonic_ms(ring->config.arg); }
@@ -181,6 +207,7 @@ int ring_send_block(struct ring *ring, const uint8_t *node /* NULL: own engine *
 void home_set_up(struct ring_session *s);                       /* the plan as it stands; everything is sent from the first position on */
 void home_set_up_again(struct ring_session *s, size_t position);   /* the same stages, which keep what they hold; sent from position on */
 void home_close_stages(struct ring_session *s, int reason);
+void home_keep_stages(struct ring_session *s);                  /* remote ones settle, and may keep what they hold */
 void home_pump(struct ring_session *s);
 void home_finish(struct ring_session *s, int err, const char *finished, const char *detail);
 void home_on_ready(struct ring_session *s, const uint8_t *from /* NULL: own engine */, const struct ready_message *ready);
@@ -200,7 +227,24 @@ void home_on_peer_down(struct ring_session *s, const uint8_t node[KEY_BYTES]);
 void home_settle(struct ring_session *s);
 void home_try_again(struct ring_session *s);
 
+/* kept.c */
+/* The session to begin with, from position on: to take over, or to copy. NULL: none. */
+struct ring_session *kept_find(struct ring *ring, const struct ring_ask *ask, uint32_t *position, bool *fork);
+bool kept_may_keep(const struct ring_session *s);
+void kept_keep(struct ring_session *s);                         /* from now on it is */
+void kept_forget(struct ring_session *s);
+void kept_tick(struct ring_session *s);
+/* Makes a place in the own engine, if need be by closing the kept session that was used longest ago; `except` (may be NULL) only when there
+ * is no other. false: all are in use. */
+bool kept_make_room(struct ring *ring, const uint8_t model[KEY_BYTES], const uint8_t *except);
+void kept_on_engine_lost(struct ring *ring, const uint8_t model[KEY_BYTES]);
+void kept_on_peer_down(struct ring *ring, const uint8_t node[KEY_BYTES]);
+void kept_on_own_fault(struct ring *ring, const uint8_t model[KEY_BYTES], const struct fault_message *fault);
+size_t kept_computed(const struct ring_session *s);             /* positions that every stage holds */
+
 /* transit.c */
+void transit_close_kept(struct ring *ring, const uint8_t session[SESSION_BYTES]);
+void transit_serve_queue(struct ring *ring);
 void transit_on_ticket(struct ring *ring, const uint8_t from[KEY_BYTES], const struct frame *frame);
 struct transit *transit_find(const struct ring *ring, const uint8_t session[SESSION_BYTES], uint32_t stage);
 void transit_on_rows(struct ring *ring, struct transit *t, const uint8_t from[KEY_BYTES], const struct rows_block *block);

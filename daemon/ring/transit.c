@@ -1,7 +1,10 @@
 /* transit.c: a stage served here for a question asked at another node.
  *
- *   ticket --> permit, once only --> ENGINE_OPEN --> READY of the engine --> the way to `next` is up --> READY to home
+ *   ticket --> permit, once only --> a place in the engine --> ENGINE_OPEN --> READY of the engine --> the way to `next` is up --> READY to home
  *   rows of `previous`, in order --> engine --> rows to `next`
+ *   CLOSE with `keep` --> settled, but the engine keeps what it holds: a ticket of a later epoch goes on with it
+ *
+ * Places go to those with a higher priority first, then in order of arrival; after QUEUE_MS home hears ERR_BUSY.
  *
  * Nothing but a ticket makes a session, and after that nothing but its `previous` feeds it and its home closes it. What is
  * unknown, of an old epoch or a duplicate is dropped without a word: an answer would only serve who guesses.
@@ -55,6 +58,7 @@ static void tell_use(struct ring *ring, struct transit *t, bool final)
 	memcpy(use.home_association, t->ticket.home_association, KEY_BYTES);
 	memcpy(use.model, t->ticket.model, KEY_BYTES);
 	memcpy(use.node, ring->config.node, KEY_BYTES);
+	t->told += t->rows;
 	t->rows = t->microseconds = 0;
 	if (ring->config.used)
 		ring->config.used(ring->config.arg, &use, final);
@@ -64,22 +68,47 @@ static void close_transit(struct ring *ring, struct transit *t, bool tell_engine
 {
 	if (t->state == TRANSIT_DEAD)
 		return;
+	bool kept = t->state == TRANSIT_KEPT;
+	tell_engine &= t->state != TRANSIT_QUEUED;
 	t->state = TRANSIT_DEAD;
-	t->tally->open--;
-	t->tally->receipt_due = true;
+	t->tally->kept -= kept;
+	if (!kept) {
+		t->tally->open--;
+		t->tally->receipt_due = true;
+	}
 	if (tell_engine) {
 		struct close_message close = {.epoch = t->ticket.epoch, .stage = t->ticket.stage, .reason = reason};
 		memcpy(close.session, t->ticket.session, SESSION_BYTES);
 		ring_send_close(ring, NULL, t->ticket.model, &close);
 	}
+	if (!kept)
+		tell_use(ring, t, true);
+}
+
+static void keep(struct ring *ring, struct transit *t, uint32_t seconds)
+{
+	t->state = TRANSIT_KEPT;
+	t->used_at = ring_ms(ring);
+	t->deadline = t->used_at + (uint64_t)(seconds < ring->config.keep_s ? seconds : ring->config.keep_s) * 1000;
+	t->tally->open--;
+	t->tally->kept++;
+	t->tally->receipt_due = true;
 	tell_use(ring, t, true);
+}
+
+void transit_close_kept(struct ring *ring, const uint8_t session[SESSION_BYTES])
+{
+	for (struct transit *t = ring->transits; t; t = t->next)
+		if (t->state == TRANSIT_KEPT && !memcmp(t->ticket.session, session, SESSION_BYTES))
+			close_transit(ring, t, true, 0);
 }
 
 static void fail(struct ring *ring, struct transit *t, uint32_t stage, int code, const char *detail)
 {
 	if (t->state == TRANSIT_DEAD)
 		return;
-	send_fault(ring, &t->ticket, stage, code, 0, detail);
+	if (t->state != TRANSIT_KEPT)    /* nobody waits for anything of it */
+		send_fault(ring, &t->ticket, stage, code, 0, detail);
 	close_transit(ring, t, true, code);
 }
 
@@ -109,7 +138,7 @@ static struct tally *make_tally(struct ring *ring, const struct ticket *ticket)
 	if (ring->n_tallies >= TALLIES_MAX) {
 		struct tally *oldest = NULL;
 		for (struct tally *tally = ring->tallies; tally; tally = tally->next)
-			if (!tally->open && !tally->receipt_due && (!oldest || tally->expires < oldest->expires))
+			if (!tally->open && !tally->kept && !tally->receipt_due && (!oldest || tally->expires < oldest->expires))
 				oldest = tally;
 		if (!oldest)
 			return NULL;
@@ -130,8 +159,28 @@ static struct tally *make_tally(struct ring *ring, const struct ticket *ticket)
 
 /* --- tickets ---------------------------------------------------------------------------------------- */
 
+static bool same_range(const struct transit *t, const struct ticket *ticket)
+{
+	return !memcmp(&t->ticket.range, &ticket->range, sizeof ticket->range);
+}
+
+/* What it may cost. `old` is the stage's transit of before, or NULL. */
+static struct ring_claim claim_of(const struct ring *ring, const struct ticket *ticket, const struct transit *old)
+{
+	uint32_t held = old && same_range(old, ticket) ? old->reach : 0;
+	struct ring_claim claim = {.opens = true, .rows = ticket->context > held ? ticket->context - held : 0};
+	for (const struct transit *t = ring->transits; t; t = t->next) {
+		uint64_t spent = t->held + t->told;
+		if (t != old && t->state != TRANSIT_DEAD && t->state != TRANSIT_KEPT && spent < t->ticket.context &&
+		    key_equal(t->ticket.home_association, ticket->home_association))
+			claim.reserved += t->ticket.context - spent;
+	}
+	return claim;
+}
+
 /* 0; an error to tell home, with detail; or an error to keep silent about (detail stays empty). */
-static int check_ticket(struct ring *ring, const uint8_t from[KEY_BYTES], const struct ticket *t, struct tally *tally, char *detail, size_t size)
+static int check_ticket(struct ring *ring, const uint8_t from[KEY_BYTES], const struct ticket *t, struct tally *tally, const struct transit *old,
+			uint32_t *priority, char *detail, size_t size)
 {
 	uint64_t now = ring_now(ring);
 	if (!key_equal(from, t->home) || !ring_is_self(ring, t->node) || ring_is_self(ring, t->home))
@@ -141,7 +190,8 @@ static int check_ticket(struct ring *ring, const uint8_t from[KEY_BYTES], const 
 		return ERR_EXPIRED;
 	}
 	/* The permit first: who may not ask at all takes no memory here. */
-	int err = ring->config.permit(ring->config.arg, t, detail, size);
+	struct ring_claim claim = claim_of(ring, t, old);
+	int err = ring->config.permit(ring->config.arg, t, &claim, priority, detail, size);
 	if (err) {
 		if (!detail[0])
 			text_copy(detail, size, err_str(err));
@@ -165,28 +215,31 @@ static int check_ticket(struct ring *ring, const uint8_t from[KEY_BYTES], const 
 	return err;
 }
 
-static int open_transit(struct ring *ring, const struct ticket *ticket, struct tally *tally)
+/* Another session of home's, whose stage here computed the same layers: what it holds may be begun with. */
+static struct transit *find_source(const struct ring *ring, const struct transit *t)
 {
-	if (!tally)
-		tally = make_tally(ring, ticket);
-	struct transit *t = tally ? calloc(1, sizeof *t) : NULL;
-	if (!t)
-		return ERR_BUSY;
-	t->ticket = *ticket;
-	t->tally = tally;
-	t->deadline = ring_ms(ring) + SETUP_MS;
-	tally->open++;
-	tally->epoch = ticket->epoch;
-	if (tally->expires < ticket->expires)
-		tally->expires = ticket->expires;
-	t->next = ring->transits;
-	ring->transits = t;
-	ring->n_transits++;
+	struct transit *from = t->forks ? transit_find(ring, t->from, t->ticket.stage) : NULL;
+	bool fits = from && (from->state == TRANSIT_READY || from->state == TRANSIT_KEPT) && key_equal(from->ticket.home, t->ticket.home) &&
+		    key_equal(from->ticket.model, t->ticket.model) && same_range(from, &t->ticket);
+	return fits ? from : NULL;
+}
 
-	struct engine_open open = {.epoch = ticket->epoch, .stage = ticket->stage, .range = ticket->range, .context = ticket->context};
+/* It has a place in the engine. */
+static void start_transit(struct ring *ring, struct transit *t)
+{
+	const struct ticket *ticket = &t->ticket;
+	struct transit *from = find_source(ring, t);
+	struct engine_open open = {.epoch = ticket->epoch, .stage = ticket->stage, .range = ticket->range, .context = ticket->context,
+				   .forks = from != NULL};
 	memcpy(open.session, ticket->session, SESSION_BYTES);
+	if (from) {
+		memcpy(open.from, t->from, SESSION_BYTES);
+		from->used_at = ring_ms(ring);
+	}
 	/* Unused in the middle of a model, but a whole one: an engine refuses senseless sampling. */
 	open.sampling = (struct sampling){.top_p = 1, .repeat_penalty = 1};
+	t->state = TRANSIT_OPENING;
+	t->deadline = ring_ms(ring) + SETUP_MS;
 	struct buf frame;
 	buf_init(&frame, FRAME_MAX);
 	int err = engine_open_encode(&frame, &open);
@@ -194,31 +247,95 @@ static int open_transit(struct ring *ring, const struct ticket *ticket, struct t
 		err = ring_to_engine(ring, ticket->model, &frame);
 	buf_release(&frame);
 	if (err)
-		close_transit(ring, t, true, err);
-	return err;
+		fail(ring, t, ticket->stage, err, "the engine here takes no session just now");
+}
+
+static struct transit *first_in_line(const struct ring *ring, const uint8_t model[KEY_BYTES])
+{
+	struct transit *first = NULL;
+	for (struct transit *t = ring->transits; t; t = t->next)
+		if (t->state == TRANSIT_QUEUED && key_equal(t->ticket.model, model) &&
+		    (!first || t->priority > first->priority || (t->priority == first->priority && t->arrived < first->arrived)))
+			first = t;
+	return first;
+}
+
+void transit_serve_queue(struct ring *ring)
+{
+	for (struct transit *t = ring->transits; t; t = t->next)
+		while (t->state == TRANSIT_QUEUED) {
+			struct transit *first = first_in_line(ring, t->ticket.model);
+			if (!kept_make_room(ring, t->ticket.model, first->forks ? first->from : NULL))
+				break;
+			start_transit(ring, first);
+		}
+}
+
+/* Has the session a sequence in the engine, at this stage or another: then it needs no other place. */
+static bool has_place(const struct ring *ring, const struct ticket *ticket)
+{
+	for (const struct transit *t = ring->transits; t; t = t->next)
+		if (t->state != TRANSIT_QUEUED && t->state != TRANSIT_DEAD && !memcmp(t->ticket.session, ticket->session, SESSION_BYTES))
+			return true;
+	return false;
+}
+
+static int open_transit(struct ring *ring, const struct ticket *ticket, const struct ticket_message *message, uint32_t priority,
+			struct tally *tally)
+{
+	if (!tally)
+		tally = make_tally(ring, ticket);
+	struct transit *t = tally ? calloc(1, sizeof *t) : NULL;
+	if (!t)
+		return ERR_BUSY;
+	struct transit *old = transit_find(ring, ticket->session, ticket->stage);
+	bool starts = has_place(ring, ticket);
+	t->ticket = *ticket;
+	t->tally = tally;
+	t->state = TRANSIT_QUEUED;
+	t->deadline = ring_ms(ring) + QUEUE_MS;
+	t->priority = priority;
+	t->arrived = ring->arrivals++;
+	t->forks = message->forks;
+	memcpy(t->from, message->from, SESSION_BYTES);
+	t->held = t->reach = old && same_range(old, ticket) ? old->reach : 0;
+	tally->open++;
+	tally->epoch = ticket->epoch;
+	if (tally->expires < ticket->expires)
+		tally->expires = ticket->expires;
+	/* A new epoch takes the place of the old one. For the same layers the engine keeps what it holds: home may want only the
+	 * last positions again (another question, NEED_REPLAY, or new tickets for a long answer). */
+	if (old)
+		close_transit(ring, old, !same_range(old, ticket), ERR_STALE);
+	t->next = ring->transits;
+	ring->transits = t;
+	ring->n_transits++;
+	if (starts)
+		start_transit(ring, t);          /* the others when the outermost entry leaves */
+	return 0;
 }
 
 void transit_on_ticket(struct ring *ring, const uint8_t from[KEY_BYTES], const struct frame *frame)
 {
+	struct ticket_message message;
 	struct ticket ticket;
 	char detail[200] = "";
-	int err = ticket_open(&ticket, frame->tail, frame->tail_length);
+	uint32_t priority = 0;
+	int err = ticket_message_decode(frame, &message);
+	if (!err)
+		err = ticket_open(&ticket, message.ticket, message.ticket_length);
 	if (err) {
 		log_debug("ring: a ticket is refused: %s", err_str(err));
 		ring->faults++;
 		return;
 	}
 	struct tally *tally = find_tally(ring, ticket.session);
-	err = check_ticket(ring, from, &ticket, tally, detail, sizeof detail);
+	const struct transit *old = transit_find(ring, ticket.session, ticket.stage);
+	err = check_ticket(ring, from, &ticket, tally, old, &priority, detail, sizeof detail);
 	if (!err) {
-		/* A new epoch takes the place of the old one. For the same layers the engine keeps what it holds: home may
-		 * want only the last positions again (NEED_REPLAY, or new tickets for a long answer). */
-		struct transit *old = transit_find(ring, ticket.session, ticket.stage);
-		if (old)
-			close_transit(ring, old, memcmp(&old->ticket.range, &ticket.range, sizeof ticket.range), ERR_STALE);
-		err = open_transit(ring, &ticket, tally);
+		err = open_transit(ring, &ticket, &message, priority, tally);
 		if (err)
-			text_copy(detail, sizeof detail, "the engine here takes no session just now");
+			text_copy(detail, sizeof detail, "this node serves too many sessions just now");
 	}
 	if (err && detail[0])
 		send_fault(ring, &ticket, ticket.stage, err, 0, detail);
@@ -298,6 +415,7 @@ void transit_on_own_rows(struct ring *ring, struct transit *t, const struct rows
 	t->microseconds += block->microseconds;
 	t->tally->rows += block->count;
 	t->tally->microseconds += block->microseconds;
+	t->reach = block->position + block->count;
 	ring->rows += block->count;
 	if (ring_is_self(ring, ticket->next)) {
 		struct transit *next = transit_find(ring, ticket->session, ticket->stage + 1);
@@ -313,7 +431,7 @@ void transit_on_own_rows(struct ring *ring, struct transit *t, const struct rows
 
 void transit_on_own_fault(struct ring *ring, struct transit *t, const struct fault_message *fault)
 {
-	if (fault->code == ERR_NEED_REPLAY) {
+	if (fault->code == ERR_NEED_REPLAY && t->state != TRANSIT_KEPT) {
 		if (t->flight)
 			t->flight--;
 		send_fault(ring, &t->ticket, t->ticket.stage, fault->code, fault->position, fault->detail);
@@ -330,8 +448,12 @@ void transit_on_close(struct ring *ring, const uint8_t from[KEY_BYTES], const st
 {
 	for (struct transit *t = ring->transits; t; t = t->next)
 		if (!memcmp(t->ticket.session, close->session, SESSION_BYTES) && key_equal(from, t->ticket.home) && t->ticket.epoch <= close->epoch &&
-		    (close->stage == UINT32_MAX || close->stage == t->ticket.stage))
-			close_transit(ring, t, true, close->reason);
+		    (close->stage == UINT32_MAX || close->stage == t->ticket.stage)) {
+			if (close->keep_s && ring->config.keep_s && t->state == TRANSIT_READY)
+				keep(ring, t, close->keep_s);
+			else
+				close_transit(ring, t, true, close->reason);
+		}
 }
 
 void transit_on_engine_lost(struct ring *ring, const uint8_t model[KEY_BYTES], const char *why)
@@ -339,7 +461,8 @@ void transit_on_engine_lost(struct ring *ring, const uint8_t model[KEY_BYTES], c
 	for (struct transit *t = ring->transits; t; t = t->next) {
 		if (t->state == TRANSIT_DEAD || !key_equal(t->ticket.model, model))
 			continue;
-		send_fault(ring, &t->ticket, t->ticket.stage, ERR_ENGINE, 0, "a stage's engine ended");
+		if (t->state != TRANSIT_KEPT)
+			send_fault(ring, &t->ticket, t->ticket.stage, ERR_ENGINE, 0, "a stage's engine ended");
 		close_transit(ring, t, false, ERR_ENGINE);
 	}
 	log_debug("ring: sessions on a lost engine are ended: %s", why);
@@ -369,7 +492,9 @@ void transit_recheck(struct ring *ring)
 {
 	for (struct transit *t = ring->transits; t; t = t->next) {
 		char detail[200] = "";
-		int err = t->state == TRANSIT_DEAD ? 0 : ring->config.permit(ring->config.arg, &t->ticket, detail, sizeof detail);
+		uint32_t priority;
+		const struct ring_claim claim = {.opens = false};
+		int err = t->state == TRANSIT_DEAD ? 0 : ring->config.permit(ring->config.arg, &t->ticket, &claim, &priority, detail, sizeof detail);
 		if (err)
 			fail(ring, t, t->ticket.stage, err, detail[0] ? detail : err_str(err));
 	}
@@ -383,6 +508,10 @@ void transit_tick(struct ring *ring)
 			continue;
 		if (t->ticket.expires <= now)
 			fail(ring, t, t->ticket.stage, ERR_EXPIRED, "the ticket expired");
+		else if (t->state == TRANSIT_KEPT && ms >= t->deadline)
+			close_transit(ring, t, true, 0);
+		else if (t->state == TRANSIT_QUEUED && ms >= t->deadline)
+			fail(ring, t, t->ticket.stage, ERR_BUSY, "this node computes for as many conversations as it has memory for");
 		else if (t->state == TRANSIT_OPENING && ms >= t->deadline)
 			fail(ring, t, t->ticket.stage, ERR_ENGINE, "the engine did not open a session in time");
 		else if (t->state == TRANSIT_WAITING && next_is_up(ring, t))
@@ -392,7 +521,7 @@ void transit_tick(struct ring *ring)
 	}
 	for (struct tally *tally = ring->tallies, *next; tally; tally = next) {
 		next = tally->next;
-		if (!tally->open && !tally->receipt_due && tally->expires <= now)
+		if (!tally->open && !tally->kept && !tally->receipt_due && tally->expires <= now)
 			drop_tally(ring, tally);
 	}
 }

@@ -2,6 +2,7 @@
 #include "daemon/route/route.h"
 
 #include <errno.h>
+#include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,7 +12,9 @@
 #include "proto/text.h"
 
 #define NODES_MAX 257
-#define RETRY_BUSY_S 2
+#define RETRY_BUSY_S 2                   /* at least; about how long an answer takes */
+#define RETRY_BUSY_MOST_S 60
+#define RETRY_BUDGET_S 600               /* a day's quota does not come back soon */
 
 struct route_question {
 	struct route *route;
@@ -26,6 +29,9 @@ struct route_question {
 	struct ring_session *session;
 	uint8_t (*failed)[KEY_BYTES];       /* what the last plan avoids; for plans to come */
 	struct ring_plan plan;
+	int32_t *prompt;                    /* while it waits for a place; wiped */
+	uint64_t waiting_us;                /* since then; 0: it does not */
+	unsigned pass;                      /* it was last looked at in */
 	bool rendering, telling, cancelled, stopped;   /* telling: inside a callback of the asker's, who may cancel there */
 	uint64_t asked_us, first_us, last_us;
 	uint32_t prompt_tokens, tokens;
@@ -35,7 +41,21 @@ struct route {
 	struct route_config config;
 	struct route_question *questions;
 	struct route_counts counts;
+	uint64_t answer_us;                 /* how long answers take, a moving average */
+	bool serving;                       /* those that wait; not from inside itself */
+	unsigned pass;                      /* of serving them */
 };
+
+static void stop_waiting(struct route_question *q)
+{
+	if (q->waiting_us && q->route)
+		q->route->counts.waiting--;
+	q->waiting_us = 0;
+	if (q->prompt)
+		sodium_memzero(q->prompt, q->prompt_tokens * sizeof *q->prompt);
+	free(q->prompt);
+	q->prompt = NULL;
+}
 
 static void question_free(struct route_question *q)
 {
@@ -47,6 +67,7 @@ static void question_free(struct route_question *q)
 		*at = q->next;
 		r->counts.running--;
 	}
+	stop_waiting(q);
 	stops_free(q->stops);
 	free(q->messages);
 	free(q->text);
@@ -139,6 +160,28 @@ static int plan_avoiding(struct route *route, const struct route_model *m, const
 	return err;
 }
 
+/* Is a plan of before still what its nodes offer? Another one may be better by now, but it would begin with nothing. */
+static bool is_still_good(struct route *route, const struct route_model *m, const struct ring_plan *plan)
+{
+	struct routing_node *nodes = calloc(NODES_MAX, sizeof *nodes);
+	struct ring_plan now;
+	struct layer_range missing;
+	size_t n = nodes ? route->config.nodes(route->config.arg, m->id, nodes, NODES_MAX) : 0, kept = 0;
+	for (size_t i = 0; i < n; i++)
+		for (size_t k = 0; k < plan->n_stages; k++)
+			if (!memcmp(nodes[i].node, plan->stages[k].node, KEY_BYTES)) {
+				nodes[kept++] = nodes[i];
+				break;
+			}
+	int err = routing_plan(m->id, m->n_layer, nodes, kept, NULL, 0, &now, &missing);
+	free(nodes);
+	bool same = !err && now.n_stages == plan->n_stages;
+	for (size_t k = 0; same && k < now.n_stages; k++)
+		same = !memcmp(now.stages[k].node, plan->stages[k].node, KEY_BYTES) && now.stages[k].range.first == plan->stages[k].range.first &&
+		       now.stages[k].range.end == plan->stages[k].range.end;
+	return same;
+}
+
 int route_plan(struct route *route, const uint8_t model[KEY_BYTES], struct ring_plan *plan, char *why, size_t why_size)
 {
 	struct route_model *models = calloc(ROUTE_MODELS_MAX, sizeof *models);
@@ -184,20 +227,37 @@ static void fill_stages(struct route_question *q, struct route_result *result)
 				result->stages[i].text |= result->stages[k].text;
 }
 
+static uint32_t retry_after(const struct route_question *q, int err)
+{
+	uint64_t s;
+	switch (err) {
+	case ERR_BUSY:
+		s = q->route->answer_us / 1000000;
+		return (uint32_t)(s < RETRY_BUSY_S ? RETRY_BUSY_S : s > RETRY_BUSY_MOST_S ? RETRY_BUSY_MOST_S : s);
+	case ERR_BUDGET:
+		return RETRY_BUDGET_S;
+	case ERR_ARRIVING:
+		return q->model.seconds_left == UINT64_MAX ? 10 : (uint32_t)(q->model.seconds_left > 3600 ? 3600 : q->model.seconds_left + 1);
+	default:
+		return 0;
+	}
+}
+
+static void serve_waiting(struct route *r);
+
 /* Tells the asker and forgets the question. */
 static void finish(struct route_question *q, int err, const char *finished, const char *detail)
 {
 	struct route *r = q->route;
-	struct route_result result = {.err = err, .finish = finished, .prompt_tokens = q->prompt_tokens, .completion_tokens = q->tokens};
+	struct route_result result = {.err = err, .finish = finished, .prompt_tokens = q->prompt_tokens, .completion_tokens = q->tokens,
+				      .cached_tokens = q->session ? ring_session_cached(q->session) : 0, .retry_after = retry_after(q, err)};
 	if (detail)
 		text_copy(result.detail, sizeof result.detail, detail);
-	if (err == ERR_BUSY)
-		result.retry_after = RETRY_BUSY_S;
-	if (err == ERR_ARRIVING)
-		result.retry_after = q->model.seconds_left == UINT64_MAX ? 10 : (uint32_t)(q->model.seconds_left > 3600 ? 3600 : q->model.seconds_left + 1);
 	if (q->first_us) {
 		result.prefill_us = q->first_us - q->asked_us;
 		result.decode_us = q->last_us - q->first_us;
+		uint64_t took = q->last_us - q->asked_us;
+		r->answer_us = r->answer_us ? (7 * r->answer_us + took) / 8 : took;
 	}
 	alias(&q->model, result.model, sizeof result.model);
 	fill_stages(q, &result);
@@ -211,6 +271,7 @@ static void finish(struct route_question *q, int err, const char *finished, cons
 		r->config.answered(r->config.arg, &result);
 	if (on_end)
 		on_end(arg, &result);
+	serve_waiting(r);
 }
 
 /* --- the ring's callbacks ------------------------------------------------------------------------------ */
@@ -264,6 +325,114 @@ static void on_ring_end(void *arg, int err, const char *finished, const char *de
 	finish(q, err, finished, detail);
 }
 
+/* 0: on the ring, it tells its end itself. 1: the asker left, and it is gone. An error is the caller's to tell; ERR_BUSY: there is no place
+ * for it just now. */
+static int start(struct route_question *q, const int32_t *tokens, char *why, size_t why_size)
+{
+	struct route *r = q->route;
+	uint32_t n = q->prompt_tokens, context = q->model.context;
+	struct ring_ask ask = {
+		.prompt = tokens, .n_prompt = n, .max_tokens = q->ask.max_tokens ? q->ask.max_tokens : context - n,
+		.context = context, .sampling = q->ask.sampling, .on_token = on_token, .on_lost = on_lost, .on_end = on_ring_end, .arg = q,
+	};
+	if (q->model.truncates)
+		memcpy(ask.tenant, q->ask.tenant, KEY_BYTES);
+	why[0] = 0;
+	int err = 0;
+	if (!ring_recall(r->config.ring, ask.tenant, q->model.id, tokens, n, &q->plan) || !is_still_good(r, &q->model, &q->plan))
+		err = plan_avoiding(r, &q->model, NULL, 0, &q->plan, why, why_size);
+	if (err)
+		return err;
+	if (q->ask.on_start) {
+		char full[2 * NAME_SIZE];
+		alias(&q->model, full, sizeof full);
+		q->telling = true;
+		q->ask.on_start(q->ask.arg, full, n);
+		q->telling = false;
+		if (q->cancelled) {
+			question_free(q);
+			return 1;
+		}
+	}
+	ask.plan = q->plan;
+	return ring_ask(r->config.ring, &ask, &q->session);
+}
+
+/* --- waiting for a place ------------------------------------------------------------------------------- */
+
+static bool waits_for(const struct route_question *q, const struct route_model *m)
+{
+	return q->waiting_us && !memcmp(q->model.id, m->id, KEY_BYTES);
+}
+
+static bool somebody_waits(const struct route *r, const struct route_model *m)
+{
+	for (const struct route_question *q = r->questions; q; q = q->next)
+		if (waits_for(q, m))
+			return true;
+	return false;
+}
+
+static int wait_for_place(struct route_question *q, const int32_t *tokens)
+{
+	if (q->route->counts.waiting == ROUTE_WAITING_MAX)
+		return ERR_BUSY;
+	q->prompt = malloc(q->prompt_tokens * sizeof *q->prompt);
+	if (!q->prompt)
+		return -ENOMEM;
+	memcpy(q->prompt, tokens, q->prompt_tokens * sizeof *q->prompt);
+	q->waiting_us = q->route->config.monotonic_us(q->route->config.arg);
+	q->route->counts.waiting++;
+	return 0;
+}
+
+/* The one that came first of those that this pass has not looked at. */
+static struct route_question *next_to_serve(const struct route *r)
+{
+	struct route_question *first = NULL;
+	for (struct route_question *q = r->questions; q; q = q->next)     /* the newest stands first */
+		if (q->waiting_us && q->pass != r->pass)
+			first = q;
+	return first;
+}
+
+/* Did one that came earlier find no place on the same model. */
+static bool is_behind(const struct route_question *late)
+{
+	for (const struct route_question *q = late->next; q; q = q->next)
+		if (waits_for(q, &late->model))
+			return true;
+	return false;
+}
+
+static void serve_waiting(struct route *r)
+{
+	char why[300];
+	if (r->serving || !r->counts.waiting)
+		return;
+	r->serving = true;
+	r->pass++;
+	uint64_t now = r->config.monotonic_us(r->config.arg);
+	for (struct route_question *q; (q = next_to_serve(r));) {
+		q->pass = r->pass;
+		int err = is_behind(q) ? ERR_BUSY : start(q, q->prompt, why, sizeof why);
+		if (err > 0 || (err == ERR_BUSY && now - q->waiting_us < ROUTE_WAIT_MS * UINT64_C(1000)))
+			continue;
+		stop_waiting(q);
+		if (err == ERR_BUSY)
+			snprintf(why, sizeof why, "no place was free within %d s: this node answers as many questions at once as it has memory for "
+				 "([share] sessions)", ROUTE_WAIT_MS / 1000);
+		if (err)
+			finish(q, err, NULL, why[0] ? why : err_str(err));
+	}
+	r->serving = false;
+}
+
+void route_tick(struct route *r)
+{
+	serve_waiting(r);
+}
+
 /* --- asking ------------------------------------------------------------------------------------------- */
 
 static void on_rendered(void *arg, int err, const int32_t *tokens, size_t n, const char *why)
@@ -295,29 +464,17 @@ static void on_rendered(void *arg, int err, const int32_t *tokens, size_t n, con
 		finish(q, ERR_CONTEXT, NULL, text);
 		return;
 	}
-	err = plan_avoiding(r, &q->model, NULL, 0, &q->plan, text, sizeof text);
-	if (err) {
-		finish(q, err, NULL, text);
+	text[0] = 0;
+	err = somebody_waits(r, &q->model) ? ERR_BUSY : start(q, tokens, text, sizeof text);
+	if (err > 0)
 		return;
-	}
-	if (q->ask.on_start) {
-		char full[2 * NAME_SIZE];
-		alias(&q->model, full, sizeof full);
-		q->telling = true;
-		q->ask.on_start(q->ask.arg, full, q->prompt_tokens);
-		q->telling = false;
-		if (q->cancelled) {
-			question_free(q);
-			return;
-		}
-	}
-	struct ring_ask ask = {
-		.plan = q->plan, .prompt = tokens, .n_prompt = n, .max_tokens = q->ask.max_tokens ? q->ask.max_tokens : context - (uint32_t)n,
-		.context = context, .sampling = q->ask.sampling, .on_token = on_token, .on_lost = on_lost, .on_end = on_ring_end, .arg = q,
-	};
-	err = ring_ask(r->config.ring, &ask, &q->session);
+	if (err == ERR_BUSY)
+		err = wait_for_place(q, tokens);
+	if (err == ERR_BUSY)
+		snprintf(text, sizeof text, "this node answers as many questions at once as it has memory for, and %d wait for a place already",
+			 ROUTE_WAITING_MAX);
 	if (err)
-		finish(q, err, NULL, err_str(err));
+		finish(q, err, NULL, text[0] ? text : err_str(err));
 }
 
 static int copy_messages(struct route_question *q, const struct route_ask *ask)

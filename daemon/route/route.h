@@ -11,6 +11,8 @@
 
 #define ROUTE_MODELS_MAX 256
 #define ROUTE_RUNNING_MAX 64            /* answers at once; past it ERR_BUSY with retry_after */
+#define ROUTE_WAITING_MAX 32            /* of them, questions that wait for a place, in order of arrival; past it ERR_BUSY */
+#define ROUTE_WAIT_MS 20000             /* at most so long */
 
 struct route;
 struct route_question;                  /* one in progress */
@@ -22,6 +24,7 @@ struct route_model {
 	uint64_t created;               /* Unix seconds: its manifest's "issued" */
 	uint32_t n_layer, context;      /* context: what this node promises */
 	bool chat_template;
+	bool truncates;                 /* a session can go back: follow-ups begin where they differ */
 	enum route_state state;
 	uint64_t bytes_wanted, bytes_have, seconds_left;    /* while arriving; UINT64_MAX: unknown */
 	char why[200];                  /* when not ready: what is missing and what to do */
@@ -40,6 +43,7 @@ struct route_result {
 	uint32_t retry_after;           /* seconds; 0: do not say */
 	const char *finish;             /* "stop", "length" */
 	uint32_t prompt_tokens, completion_tokens;
+	uint32_t cached_tokens;         /* of the prompt's, those that an earlier question had computed */
 	uint64_t prefill_us, decode_us; /* to the first token; from it to the last */
 	size_t n_stages;
 	struct route_stage stages[RING_STAGES_MAX];
@@ -66,6 +70,7 @@ int route_new(struct route **out, const struct route_config *config);
 void route_free(struct route *route);   /* cancels what runs; no callbacks */
 
 struct route_ask {
+	uint8_t tenant[KEY_BYTES];      /* of whose earlier questions this one may go on; zeros: of nobody's */
 	const char *model;              /* "name", "name@association" or the id's hexadecimal (8 digits or more) */
 	bool chat;
 	size_t n_messages;              /* 1 when not chat: messages[0].content is the prompt */
@@ -87,10 +92,11 @@ void route_cancel(struct route_question *question);     /* the client went away:
 size_t route_models(struct route *route, struct route_model *out, size_t max);
 /* A name as people write it: 0, ERR_UNKNOWN (why names the nearest), ERR_AMBIGUOUS (why lists the candidates). */
 int route_find(struct route *route, const char *name, struct route_model *out, char *why, size_t why_size);
+void route_tick(struct route *route);   /* about every 250 ms: questions that wait */
 /* The plan that a question would get now; for `essaim ring`. */
 int route_plan(struct route *route, const uint8_t model[KEY_BYTES], struct ring_plan *plan, char *why, size_t why_size);
 
-struct route_counts { uint64_t questions, failed, prompt_tokens, completion_tokens; size_t running; };
+struct route_counts { uint64_t questions, failed, prompt_tokens, completion_tokens; size_t running, waiting; };
 struct route_counts route_counts(const struct route *route);
 
 /* Text as it is streamed (pure; stops.c): holds back what may become a stop string or is half a character. */

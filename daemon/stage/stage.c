@@ -345,6 +345,7 @@ static void on_loaded(struct engine *e, struct resident *r, const struct frame *
 	r->info.kv_bytes = m.kv_bytes;
 	r->info.compute_bytes = m.compute_bytes;
 	r->info.layer_microseconds = m.layer_microseconds;
+	r->info.truncate = m.truncate;
 	r->info.n_ranges = r->load.n_ranges;
 	memcpy(r->info.ranges, r->load.ranges, sizeof r->info.ranges);
 	r->info.context = r->load.context;

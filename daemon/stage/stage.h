@@ -47,6 +47,7 @@ struct stage_info {
 	struct layer_range ranges[RANGES_MAX];
 	uint64_t weight_bytes, kv_bytes, compute_bytes;
 	uint32_t context, sessions, sessions_open, layer_microseconds;
+	enum truncate truncate;            /* can a session go back to a position */
 	unsigned crashes;
 	int err;                           /* of the last refusal or end: ERR_BUDGET did not fit, ERR_MODEL, ERR_ENGINE crashed, ... */
 	char why[400];

@@ -178,6 +178,7 @@ static void forget_sessions(struct world_node *node)
 		node->sessions = s->next;
 		free(s);
 	}
+	node->n_taken = 0;
 }
 
 static void engine_says(struct world_node *node, struct buf *frame, uint64_t ms)
@@ -214,6 +215,12 @@ static void engine_open(struct world_node *node, const struct engine_open *m)
 	if (!s) {
 		s = calloc(1, sizeof *s);
 		assert(s);
+		struct engine_session *from = m->forks ? find_session(node, m->from, m->stage) : NULL;
+		if (from && from->range.first == m->range.first && from->range.end == m->range.end) {
+			memcpy(s->sums, from->sums, sizeof s->sums);
+			s->have = from->have;
+			node->forks++;
+		}
 		memcpy(s->id, m->session, SESSION_BYTES);
 		s->stage = m->stage;
 		s->next = node->sessions;
@@ -280,6 +287,7 @@ static void engine_block(struct world_node *node, const struct rows_block *b)
 			rows[i] = layer(l, rows[i], s->sums[l], b->position + i);
 	}
 	s->have = b->position + b->count;
+	node->engine_rows += b->count;
 	struct buf frame;
 	buf_init(&frame, FRAME_MAX);
 	int err;
@@ -394,6 +402,39 @@ static int cb_send(void *arg, const uint8_t key[KEY_BYTES], struct buf *frame)
 	return 0;
 }
 
+/* What an engine with so many places will have when it has read all that it was sent; a session has one place, whatever stages. */
+static void take_places(struct world_node *node, const struct frame *frame)
+{
+	struct engine_open open;
+	struct close_message close;
+	size_t i = 0;
+	bool opens = frame->type == FRAME_ENGINE_OPEN && !engine_open_decode(frame, &open);
+	bool closes = frame->type == FRAME_CLOSE && !close_decode(frame, &close);
+	if (!opens && !closes)
+		return;
+	while (i < node->n_taken && memcmp(node->taken[i].session, opens ? open.session : close.session, SESSION_BYTES))
+		i++;
+	if (opens) {
+		if (i == node->n_taken) {
+			assert(i < 64 && (!node->places || i < node->places));        /* the ring must have made room */
+			memcpy(node->taken[node->n_taken++].session, open.session, SESSION_BYTES);
+			node->taken[i].stages = 0;
+		}
+		node->taken[i].stages |= UINT32_C(1) << open.stage;
+	} else if (i < node->n_taken) {
+		node->taken[i].stages &= close.stage == UINT32_MAX ? 0 : ~(UINT32_C(1) << close.stage);
+		if (!node->taken[i].stages)
+			node->taken[i] = node->taken[--node->n_taken];
+	}
+}
+
+static uint32_t cb_room(void *arg, const uint8_t model[KEY_BYTES])
+{
+	const struct world_node *node = arg;
+	(void)model;
+	return !node->places ? 1 : node->places > node->n_taken ? node->places - (uint32_t)node->n_taken : 0;
+}
+
 static int cb_engine(void *arg, const uint8_t model[KEY_BYTES], struct buf *frame)
 {
 	struct world_node *node = arg;
@@ -401,6 +442,8 @@ static int cb_engine(void *arg, const uint8_t model[KEY_BYTES], struct buf *fram
 		buf_release(frame);
 		return ERR_ENGINE;
 	}
+	struct frame view = decode(frame);
+	take_places(node, &view);
 	add_event(node->world, TO_ENGINE, node->index, node->index, frame, 0);
 	return 0;
 }
@@ -412,11 +455,13 @@ static bool cb_is_up(void *arg, const uint8_t key[KEY_BYTES])
 	return to != SIZE_MAX && !node->world->down[node->index][to];
 }
 
-static int cb_permit(void *arg, const struct ticket *ticket, char *detail, size_t size)
+static int cb_permit(void *arg, const struct ticket *ticket, const struct ring_claim *claim, uint32_t *priority, char *detail, size_t size)
 {
 	struct world_node *node = arg;
-	(void)ticket;
 	node->permits++;
+	*priority = node->priority[index_of(node->world, ticket->home)];
+	if (claim->opens)
+		node->claim = *claim;
 	if (node->permit)
 		snprintf(detail, size, "not any more");
 	return node->permit;
@@ -466,7 +511,7 @@ void world_init(struct world *w, uint64_t seed, size_t n_nodes)
 		memset(node->association, 0xa0 + (int)i, KEY_BYTES);
 		struct ring_config config = {
 			.node_secret = node->secret, .now = cb_now, .monotonic_ms = cb_ms, .random = cb_random, .send = cb_send, .engine = cb_engine,
-			.is_up = cb_is_up, .permit = cb_permit, .used = cb_used, .receipt = cb_receipt, .arg = node,
+			.keep_s = WORLD_KEEP_S, .room = cb_room, .is_up = cb_is_up, .permit = cb_permit, .used = cb_used, .receipt = cb_receipt, .arg = node,
 		};
 		memcpy(config.node, node->key, KEY_BYTES);
 		memcpy(config.association, node->association, KEY_BYTES);
@@ -661,10 +706,17 @@ static void on_end(void *arg, int err, const char *finished, const char *detail)
 	a->finished = finished;
 	snprintf(a->detail, sizeof a->detail, "%s", detail);
 	a->n_use = ring_session_use(a->session, a->use, RING_STAGES_MAX);
+	a->cached = ring_session_cached(a->session);
 }
 
 void world_ask(struct world *w, struct world_answer *a, const struct ring_plan *plan, const int32_t *prompt, size_t n_prompt,
 	       uint32_t max_tokens, uint64_t seed)
+{
+	world_ask_at(w, 0, a, plan, prompt, n_prompt, max_tokens, seed);
+}
+
+void world_ask_at(struct world *w, size_t home, struct world_answer *a, const struct ring_plan *plan, const int32_t *prompt, size_t n_prompt,
+		  uint32_t max_tokens, uint64_t seed)
 {
 	a->world = w;
 	a->plan = *plan;
@@ -673,7 +725,8 @@ void world_ask(struct world *w, struct world_answer *a, const struct ring_plan *
 		.sampling = {.temperature = 1, .top_p = 1, .repeat_penalty = 1, .seed = seed}, .on_token = on_token, .on_lost = on_lost,
 		.on_end = on_end, .arg = a,
 	};
-	int err = ring_ask(w->nodes[0].ring, &ask, &a->session);
+	memset(ask.tenant, a->tenant, KEY_BYTES);
+	int err = ring_ask(w->nodes[home].ring, &ask, &a->session);
 	assert(!err && !a->ended);
 	(void)err;
 }

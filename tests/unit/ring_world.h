@@ -34,9 +34,15 @@ struct world_node {
 	uint64_t engine_back_at;               /* a dead engine lives again at this time; 0: never */
 	uint64_t engine_ms;                    /* extra time of each answer */
 	int forget_at;                         /* loses all positions once, at a block from this position on; -1: never */
-	unsigned opens, blocks, closes;        /* that reached the engine */
+	uint32_t places;                       /* sessions at once; 0: without end */
+	size_t n_taken;
+	struct { uint8_t session[SESSION_BYTES]; uint32_t stages; } taken[64];
+	unsigned opens, forks, blocks, closes; /* that reached the engine */
+	uint64_t engine_rows;                  /* computed */
 	/* what the ring said */
 	int permit;                            /* what permit() answers */
+	uint32_t priority[WORLD_NODES];        /* of tickets from each home */
+	struct ring_claim claim;               /* the last that would open a session */
 	unsigned permits;
 	uint64_t used_rows, used_us;
 	unsigned used_final;
@@ -72,6 +78,8 @@ struct world_answer {                          /* of one question */
 	int err;
 	const char *finished;
 	char detail[300];
+	uint8_t tenant;                        /* 0: nobody's */
+	uint32_t cached;
 	size_t enough;                         /* on_token says false at this many; 0: never */
 	size_t cancel_at;                      /* on_token cancels at this many; 0: never */
 	bool cancelled;
@@ -87,6 +95,7 @@ struct world_answer {                          /* of one question */
 	void (*on_token)(struct world_answer *answer);
 };
 
+#define WORLD_KEEP_S 300
 void world_init(struct world *world, uint64_t seed, size_t n_nodes);
 void world_release(struct world *world);
 uint64_t world_random(struct world *world);
@@ -94,9 +103,11 @@ uint64_t world_below(struct world *world, uint64_t n);
 
 /* Stages by node index, layers shared out evenly. */
 struct ring_plan world_plan(struct world *world, const size_t *nodes, size_t n);
-/* Asks at node 0. prompt: numbers from the seed. */
+/* Asks at node 0, or at another one. prompt: numbers from the seed. */
 void world_ask(struct world *world, struct world_answer *answer, const struct ring_plan *plan, const int32_t *prompt, size_t n_prompt,
 	       uint32_t max_tokens, uint64_t seed);
+void world_ask_at(struct world *world, size_t home, struct world_answer *answer, const struct ring_plan *plan, const int32_t *prompt,
+		  size_t n_prompt, uint32_t max_tokens, uint64_t seed);
 void world_prompt(struct world *world, int32_t *out, size_t n);
 /* Runs until the answer ended, or everything is quiet for a minute of its time. */
 void world_run(struct world *world, const struct world_answer *answer);

@@ -95,7 +95,7 @@ static void say(struct route_question *q, const char *text)
 
 static void end(struct route_question *q, int err, const char *detail)
 {
-	struct route_result result = {.err = err, .finish = err ? NULL : "stop", .prompt_tokens = 5, .completion_tokens = 3, .n_stages = 2, .prefill_us = 1500000};
+	struct route_result result = {.err = err, .finish = err ? NULL : "stop", .prompt_tokens = 5, .completion_tokens = 3, .cached_tokens = 2, .n_stages = 2, .prefill_us = 1500000};
 	if (detail)
 		snprintf(result.detail, sizeof result.detail, "%s", detail);
 	if (err == ERR_BUSY)
@@ -670,6 +670,9 @@ static void a_chat_is_answered_whole(void **state)
 	assert_string_equal(at(doc, "/choices/0/message/content"), "Il dit \"oui\"\n\xc3\xa9t\xc3\xa9\x01");
 	assert_string_equal(at(doc, "/choices/0/finish_reason"), "stop");
 	assert_int_equal(yyjson_get_uint(yyjson_doc_ptr_get(doc, "/usage/total_tokens")), 8);
+	assert_int_equal(yyjson_get_uint(yyjson_doc_ptr_get(doc, "/usage/prompt_tokens_details/cached_tokens")), 2);
+	static const uint8_t nobody[KEY_BYTES];
+	assert_memory_not_equal(q->ask.tenant, nobody, KEY_BYTES);    /* whose key it was */
 	assert_string_equal(at(doc, "/essaim/stages/0/saw"), "text");
 	assert_string_equal(at(doc, "/essaim/stages/1/saw"), "activations");
 	assert_string_equal(at(doc, "/essaim/stages/1/node"), "Abeille \"deux\"");

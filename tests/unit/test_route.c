@@ -21,11 +21,16 @@
 
 struct ring_session {
 	struct ring_ask ask;
+	int32_t first;                         /* of its prompt */
 	bool cancelled;
 };
 
 static struct ring {
 	int err;                               /* what ring_ask() answers */
+	bool recalls;                          /* this plan, for this tenant's first byte */
+	struct ring_plan recalled;
+	uint8_t tenant;
+	uint32_t *places;                      /* each question takes one */
 	size_t n;
 	struct ring_session sessions[ROUTE_RUNNING_MAX + 1];
 } the_ring;
@@ -35,8 +40,24 @@ int ring_ask(struct ring *ring, const struct ring_ask *ask, struct ring_session 
 	if (ring->err)
 		return ring->err;
 	*out = &ring->sessions[ring->n++];
-	**out = (struct ring_session){.ask = *ask};
+	**out = (struct ring_session){.ask = *ask, .first = ask->prompt[0]};
+	if (ring->places)
+		--*ring->places;
 	return 0;
+}
+
+bool ring_recall(const struct ring *ring, const uint8_t tenant[KEY_BYTES], const uint8_t model[KEY_BYTES], const int32_t *prompt,
+		 size_t n_prompt, struct ring_plan *plan)
+{
+	if (!ring->recalls || tenant[0] != ring->tenant)
+		return false;
+	*plan = ring->recalled;
+	return true;
+}
+
+uint32_t ring_session_cached(const struct ring_session *session)
+{
+	return 64;
 }
 
 void ring_cancel(struct ring_session *session)
@@ -150,7 +171,7 @@ static void free_world(struct world *w)
 
 static void come_back(struct world *w, size_t n)
 {
-	int32_t tokens[256] = {0};
+	int32_t tokens[256] = {100};
 	assert_true(n <= 256);
 	w->done(w->done_arg, 0, tokens, n, NULL);
 }
@@ -460,12 +481,158 @@ static void a_ring_that_refuses_ends_the_question(void **state)
 	struct world *w = new_world();
 	struct asker a;
 	struct route_ask ask = asking(&a);
-	the_ring.err = ERR_BUSY;
+	the_ring.err = ERR_CONTEXT;
 	assert_int_equal(route_ask(w->route, &ask, &a.question), 0);
 	come_back(w, 10);
 	assert_int_equal(a.ends, 1);
+	assert_int_equal(a.result.err, ERR_CONTEXT);
+	assert_true(a.result.detail[0]);
+	free_world(w);
+}
+
+/* --- places ----------------------------------------------------------------------------------------------- */
+
+/* So many questions fit at once on this node. */
+static void set_places(struct world *w, uint32_t n)
+{
+	w->nodes[0].sessions_free = n;
+	the_ring.places = &w->nodes[0].sessions_free;
+}
+
+static void put(struct world *w, struct asker *a, size_t n_prompt)
+{
+	struct route_ask ask = asking(a);
+	assert_int_equal(route_ask(w->route, &ask, &a->question), 0);
+	come_back(w, n_prompt);
+}
+
+static void who_finds_no_place_waits_and_nobody_overtakes(void **state)
+{
+	struct world *w = new_world();
+	struct asker a[4];
+	set_places(w, 1);
+	for (size_t i = 0; i < 4; i++)
+		put(w, &a[i], 10 + i);
+	assert_int_equal(the_ring.n, 1);
+	assert_int_equal(route_counts(w->route).waiting, 3);
+	route_tick(w->route);
+	assert_int_equal(the_ring.n, 1);
+	for (size_t i = 0; i < 3; i++) {
+		set_places(w, 1);
+		end(&the_ring.sessions[i], 0, "stop", NULL);              /* the next one comes at once */
+		assert_int_equal(the_ring.n, i + 2);
+		assert_int_equal(the_ring.sessions[i + 1].ask.n_prompt, 11 + i);
+		assert_int_equal(the_ring.sessions[i + 1].first, 100);
+		assert_int_equal(a[i].ends, 1);
+		assert_int_equal(a[i + 1].starts, 1);
+	}
+	set_places(w, 1);
+	put(w, &a[0], 20);                     /* and when nobody waits, at once again */
+	assert_int_equal(the_ring.n, 5);
+	assert_int_equal(route_counts(w->route).waiting, 0);
+	free_world(w);
+}
+
+static void who_waits_too_long_is_sent_away_with_a_time_to_come_back(void **state)
+{
+	struct world *w = new_world();
+	struct asker a;
+	set_places(w, 0);
+	put(w, &a, 10);
+	w->us += ROUTE_WAIT_MS * UINT64_C(1000) - 1;
+	route_tick(w->route);
+	assert_int_equal(a.ends, 0);
+	w->us++;
+	route_tick(w->route);
+	assert_int_equal(a.ends, 1);
+	assert_int_equal(a.starts, 0);
 	assert_int_equal(a.result.err, ERR_BUSY);
 	assert_true(a.result.retry_after > 0);
+	assert_non_null(strstr(a.result.detail, "[share] sessions"));
+	assert_int_equal(route_counts(w->route).waiting, 0);
+	assert_int_equal(route_counts(w->route).running, 0);
+	free_world(w);
+}
+
+static void only_so_many_wait(void **state)
+{
+	struct world *w = new_world();
+	static struct asker a[ROUTE_WAITING_MAX + 1];
+	set_places(w, 0);
+	for (size_t i = 0; i <= ROUTE_WAITING_MAX; i++)
+		put(w, &a[i], 10);
+	assert_int_equal(a[ROUTE_WAITING_MAX - 1].ends, 0);
+	assert_int_equal(a[ROUTE_WAITING_MAX].ends, 1);
+	assert_int_equal(a[ROUTE_WAITING_MAX].result.err, ERR_BUSY);
+	assert_non_null(strstr(a[ROUTE_WAITING_MAX].result.detail, "wait"));
+	set_places(w, ROUTE_WAITING_MAX);
+	route_tick(w->route);
+	assert_int_equal(the_ring.n, ROUTE_WAITING_MAX);
+	free_world(w);
+}
+
+static void who_leaves_while_waiting_makes_way(void **state)
+{
+	struct world *w = new_world();
+	struct asker a[3];
+	set_places(w, 0);
+	for (size_t i = 0; i < 3; i++)
+		put(w, &a[i], 10 + i);
+	route_cancel(a[0].question);
+	a[1].cancels_at_start = true;          /* this one leaves when it hears that it may start */
+	set_places(w, 1);
+	route_tick(w->route);
+	assert_int_equal(the_ring.n, 1);
+	assert_int_equal(the_ring.sessions[0].ask.n_prompt, 12);
+	assert_int_equal(a[0].ends + a[1].ends, 0);
+	assert_int_equal(route_counts(w->route).waiting, 0);
+	assert_int_equal(route_counts(w->route).running, 1);
+	free_world(w);
+}
+
+/* --- going on with what was asked before -------------------------------------------------------------------- */
+
+static struct ring_plan plan_by(uint8_t middle)
+{
+	struct ring_plan plan = {.model = {0xab, 0xcd, 0xef, 0x01}, .n_layer = 12, .n_stages = 3};
+	plan.stages[0] = (struct ring_stage){{1}, {0, 1}};
+	plan.stages[1] = (struct ring_stage){{middle}, {1, 11}};
+	plan.stages[2] = (struct ring_stage){{1}, {11, 12}};
+	return plan;
+}
+
+static void a_follow_up_goes_where_its_conversation_is_kept(void **state)
+{
+	struct world *w = new_world();
+	struct asker a;
+	struct route_ask ask = asking(&a);
+	w->models[0].truncates = true;
+	the_ring.recalls = true;
+	the_ring.tenant = 9;
+	the_ring.recalled = plan_by(3);        /* the farther node */
+	ask.tenant[0] = 9;
+	struct ring_session *s = running(w, &a, &ask);
+	assert_int_equal(s->ask.plan.stages[1].node[0], 3);
+	assert_int_equal(s->ask.tenant[0], 9);
+	end(s, 0, "stop", NULL);
+	assert_int_equal(a.result.cached_tokens, 64);
+
+	w->nodes[2].usable = false;            /* it is paused, say */
+	s = running(w, &a, &ask);
+	assert_int_equal(s->ask.plan.stages[1].node[0], 2);
+	w->nodes[2].usable = true;
+	w->nodes[2].resident[0] = (struct layer_range){1, 6};
+	s = running(w, &a, &ask);
+	assert_int_equal(s->ask.plan.stages[1].node[0], 2);
+	w->nodes[2].resident[0] = (struct layer_range){1, 11};
+	ask.tenant[0] = 8;
+	s = running(w, &a, &ask);
+	assert_int_equal(s->ask.plan.stages[1].node[0], 2);
+	w->models[0].truncates = false;        /* nothing can be gone on with: nobody's question */
+	ask.tenant[0] = 9;
+	s = running(w, &a, &ask);
+	assert_int_equal(s->ask.tenant[0], 0);
+	assert_int_equal(s->ask.plan.stages[1].node[0], 2);
 	free_world(w);
 }
 
@@ -764,6 +931,11 @@ int main(void)
 		cmocka_unit_test(an_empty_prompt_is_refused),
 		cmocka_unit_test(an_engine_that_cannot_render_says_why),
 		cmocka_unit_test(a_ring_that_refuses_ends_the_question),
+		cmocka_unit_test(who_finds_no_place_waits_and_nobody_overtakes),
+		cmocka_unit_test(who_waits_too_long_is_sent_away_with_a_time_to_come_back),
+		cmocka_unit_test(only_so_many_wait),
+		cmocka_unit_test(who_leaves_while_waiting_makes_way),
+		cmocka_unit_test(a_follow_up_goes_where_its_conversation_is_kept),
 		cmocka_unit_test(a_stop_string_across_tokens_ends_the_answer),
 		cmocka_unit_test(what_was_held_back_is_said_at_the_end),
 		cmocka_unit_test(an_end_token_is_neither_said_nor_counted),
