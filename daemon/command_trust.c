@@ -42,7 +42,7 @@ void command_invite(void *arg, struct control_request *r, yyjson_val *args)
 	yyjson_arr_foreach(given, index, max, value)
 	{
 		const char *address = yyjson_get_str(value);
-		if (!address || !strchr(address, ':') || strlen(address) >= ADDRESS_SIZE || invitation.n_addresses == CARD_ADDRESSES_MAX) {
+		if (!address || strlen(address) >= ADDRESS_SIZE || !card_address_is_valid(address) || invitation.n_addresses == CARD_ADDRESSES_MAX) {
 			control_fail(r, ERR_MALFORMED, NULL, "an address is written HOST:PORT, and there are at most %d", CARD_ADDRESSES_MAX);
 			return;
 		}

@@ -131,9 +131,10 @@ static int parse_content(yyjson_val *content, const char *where, char **joined, 
 		out->content_length = yyjson_get_len(content);
 		return 0;
 	}
+	/* What an assistant said with tools has none. */
 	if (!content || yyjson_is_null(content)) {
 		out->content = "";
-		return 0;
+		return strcmp(out->role, "assistant") ? bad(e, where, "content is missing") : 0;
 	}
 	if (!yyjson_is_arr(content))
 		return bad(e, where, "content must be a string or an array of parts");
