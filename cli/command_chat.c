@@ -20,6 +20,7 @@ struct chat {
 	struct cli *cli;
 	char url[256], header[128];
 	char model[160];
+	const char *via;                  /* the node that is to answer in this one's place; NULL: none is named */
 	bool completion;
 	double temperature;
 	unsigned long max_tokens;         /* 0: not said */
@@ -206,6 +207,8 @@ static char *make_body(struct chat *c)
 	options = yyjson_mut_obj_add_obj(doc, root, "stream_options");
 	yyjson_mut_obj_add_bool(doc, options, "include_usage", true);
 	yyjson_mut_obj_add_real(doc, root, "temperature", c->temperature);
+	if (c->via)
+		yyjson_mut_obj_add_str(doc, root, "via", c->via);
 	if (c->max_tokens)
 		yyjson_mut_obj_add_uint(doc, root, "max_tokens", c->max_tokens);
 	if (c->has_seed)
@@ -291,7 +294,10 @@ static void print_figures(struct chat *c)
 		if (!strcmp(json_text(s, "saw"), "text") && saw)
 			saw = !*saw || !strcmp(saw, json_text(s, "node")) ? json_text(s, "node") : NULL;
 	}
-	if (saw && *saw && n > 1)
+	const char *via = json_text(yyjson_obj_get(e, "via"), "node");
+	if (*via)
+		snprintf(line + used, sizeof line - used, _("; %s answered in this node's place and saw the text"), via);
+	else if (saw && *saw && n > 1)
 		snprintf(line + used, sizeof line - used, _("; text was seen at %s only"), saw);
 	struct fold fold;
 	fold_init(&fold, stderr);
@@ -384,7 +390,7 @@ int command_chat(struct cli *cli, int argc, char **argv)
 {
 	static const struct option options[] = {
 		{"system", required_argument, NULL, 'S'}, {"temperature", required_argument, NULL, 't'}, {"max-tokens", required_argument, NULL, 'm'},
-		{"seed", required_argument, NULL, 's'}, {"stop", required_argument, NULL, 'x'}, {"completion", no_argument, NULL, 'c'}, {NULL, 0, NULL, 0},
+		{"via", required_argument, NULL, 'v'}, {"seed", required_argument, NULL, 's'}, {"stop", required_argument, NULL, 'x'}, {"completion", no_argument, NULL, 'c'}, {NULL, 0, NULL, 0},
 	};
 	struct chat c = {.cli = cli, .temperature = TEMPERATURE};
 	const char *system = NULL;
@@ -405,6 +411,8 @@ int command_chat(struct cli *cli, int argc, char **argv)
 			c.stops[c.n_stops++] = optarg;
 		else if (option == 'c')
 			c.completion = true;
+		else if (option == 'v')
+			c.via = optarg;
 		else
 			wrong = true;
 		wrong |= *end != 0;

@@ -31,7 +31,7 @@ static const struct {
 	 "add FILE [--name NAME] [--licence SPDX] [--private]\n       essaim model list\n       essaim model pull MODEL [--no-wait]\n"
 	 "       essaim model check FILE [--stages K] [--tokens N] [--prompt TEXT]\n       essaim model remove | clear MODEL", N_("publish, fetch and check models")},
 	{"ring", command_ring, "MODEL", N_("which nodes would answer with a model, and what each sees")},
-	{"chat", command_chat, "[MODEL] [PROMPT] [--system TEXT] [--temperature T] [--max-tokens N] [--seed N] [--stop TEXT] [--completion]",
+	{"chat", command_chat, "[MODEL] [PROMPT] [--system TEXT] [--temperature T] [--max-tokens N] [--seed N] [--stop TEXT] [--completion] [--via NODE]",
 	 N_("ask; without a PROMPT, a conversation")},
 };
 #define COMMANDS (sizeof commands / sizeof *commands)

@@ -286,6 +286,11 @@ void command_answered(void *arg, const struct route_result *result)
 	yyjson_mut_obj_add_uint(doc, root, "prompt_tokens", result->prompt_tokens);
 	yyjson_mut_obj_add_real(doc, root, "prefill_seconds", (double)result->prefill_us * 1e-6);
 	yyjson_mut_obj_add_real(doc, root, "decode_seconds", (double)result->decode_us * 1e-6);
+	if (result->via[0]) {
+		yyjson_mut_val *via = yyjson_mut_obj_add_obj(doc, root, "via");
+		yyjson_mut_obj_add_strcpy(doc, via, "node", result->via);
+		yyjson_mut_obj_add_strcpy(doc, via, "association", result->via_association);
+	}
 	yyjson_mut_val *stages = yyjson_mut_obj_add_arr(doc, root, "stages");
 	for (size_t i = 0; i < result->n_stages; i++) {
 		const struct route_stage *s = &result->stages[i];

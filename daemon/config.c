@@ -165,6 +165,24 @@ static int set_share_keep(struct config *c, const char *v)
 {
 	return set_u32(v, 0, KEEP_S_MAX, &c->share_keep);
 }
+static int set_via(struct config *c, const char *v)
+{
+	return text_copy(c->via, sizeof c->via, v);
+}
+static int set_gateway(struct config *c, const char *v)
+{
+	static const char *const names[] = {[GATEWAY_OFF] = "off", [GATEWAY_ASSOCIATION] = "association", [GATEWAY_PARTNERS] = "partners"};
+	for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+		if (!strcmp(v, names[i])) {
+			c->gateway = (enum gateway_for)i;
+			return 0;
+		}
+	return ERR_CONFIG;
+}
+static int set_relay(struct config *c, const char *v)
+{
+	return set_bool(v, &c->relay);
+}
 static int set_engine_path(struct config *c, const char *v)
 {
 	return text_copy(c->engine_path, sizeof c->engine_path, v);
@@ -211,6 +229,9 @@ const struct config_key config_schema[] = {
 	{"share", "sessions", "4", false, "conversations at once on one model", set_share_sessions},
 	{"share", "keep_seconds", "300", true, "an answered conversation stays in memory so long for its follow-up; 0: not at all", set_share_keep},
 	{"share", "watts", "0", true, "what this machine draws at full load, for energy estimates; 0: not said", set_watts},
+	{"route", "via", "", true, "the node that is asked, sealed, where this one cannot answer; it sees the text; empty: none", set_via},
+	{"route", "gateway", "association", true, "for whom this node answers in their place: off, association or partners", set_gateway},
+	{"route", "relay", "yes", true, "pass sealed frames on between neighbours that have no link", set_relay},
 	{"engine", "path", "", false, "the essaim-engine program; empty: the installed one", set_engine_path},
 	{"engine", "data_limit", "0", false, "RLIMIT_DATA of an engine process; 0: none", set_engine_data_limit},
 	{"engine", "hang_seconds", "120", false, "an engine that makes no progress for this long is restarted", set_engine_hang},

@@ -29,6 +29,9 @@ struct config {
 	bool share_weights_only, share_home;
 	struct sharing_rule sharing;
 	uint32_t share_threads, share_context, share_sessions, share_keep;
+	char via[2 * NAME_SIZE];                         /* the node that is asked where this one cannot answer; "" none */
+	enum gateway_for { GATEWAY_OFF, GATEWAY_ASSOCIATION, GATEWAY_PARTNERS } gateway;   /* for whom this node answers in their place */
+	bool relay;                                      /* passes sealed frames on between neighbours */
 	char engine_path[512];
 	uint64_t engine_data_limit;                      /* bytes; 0: none */
 	uint32_t engine_hang_seconds;

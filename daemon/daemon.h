@@ -7,6 +7,7 @@
  *   residency.c     placement -> store -> stage: what this node holds and runs
  *   sharing_watch.c when it shares: opens and closes (rules: sharing.h; load: machine.h)
  *   views.c         read-only views for route, permission for ring, metrics
+ *   views_gateway.c the same for gateway mode
  *   command_*.c     what the command line asks for, over control/
  *
  * Thread: loop. SPDX-License-Identifier: AGPL-3.0-or-later */
@@ -23,6 +24,7 @@
 #include "daemon/machine.h"
 #include "daemon/mesh/mesh.h"
 #include "daemon/ring/ring.h"
+#include "daemon/route/gateway.h"
 #include "daemon/route/placement.h"
 #include "daemon/route/route.h"
 #include "daemon/stage/stage.h"
@@ -69,6 +71,7 @@ struct daemon {
 	struct stage *stage;
 	struct ring *ring;
 	struct route *route;
+	struct gateway *gateway;
 	struct api *api;
 	struct control *control;
 
@@ -151,6 +154,13 @@ uint32_t views_room(void *arg, const uint8_t model[KEY_BYTES]);
 uint32_t views_sessions_free(const struct daemon *d, const uint8_t model[KEY_BYTES], const struct stage_info *info);
 void views_metrics(void *arg, struct buf *out);
 void views_publisher(const struct daemon *d, const uint8_t model[KEY_BYTES], char association[NAME_SIZE], uint64_t *created);
+
+/* views_gateway.c */
+/* NODE as people write it: a name, name@association, or eight digits of the key. Of the nodes that this one may speak with. */
+int views_find_node(void *arg, const char *name, uint8_t node[KEY_BYTES], char *why, size_t why_size);
+size_t views_neighbours(void *arg, uint8_t (*out)[KEY_BYTES], size_t max);       /* with links; of our own association first */
+int views_link_key(void *arg, const uint8_t node[KEY_BYTES], uint8_t out[KEY_BYTES]);
+int views_permit_gateway(void *arg, const uint8_t node[KEY_BYTES], const uint8_t model[KEY_BYTES], char *detail, size_t size);
 
 /* command_*.c */
 extern const struct control_command command_table[];

@@ -87,8 +87,12 @@ static void notify(const char *state)
 static void on_mesh_frame(void *arg, const uint8_t node[KEY_BYTES], const struct frame *frame)
 {
 	struct daemon *d = arg;
-	if (d->ring)
+	if (frame->type == FRAME_SEALED) {
+		if (d->gateway)
+			gateway_on_frame(d->gateway, node, frame);
+	} else if (d->ring) {
 		ring_on_frame(d->ring, node, frame);
+	}
 }
 
 static void on_mesh_peer(void *arg, const uint8_t node[KEY_BYTES], bool up)
@@ -96,6 +100,8 @@ static void on_mesh_peer(void *arg, const uint8_t node[KEY_BYTES], bool up)
 	struct daemon *d = arg;
 	if (d->ring)
 		ring_on_peer(d->ring, node, up);
+	if (d->gateway && !up)
+		gateway_on_down(d->gateway, node);
 	d->torrent_peers_at = 0;
 	residency_refresh(d);
 }
@@ -105,7 +111,7 @@ static void on_mesh_records(void *arg)
 	records_changed(arg);
 }
 
-static int ring_send(void *arg, const uint8_t node[KEY_BYTES], struct buf *frame)
+static int latency_send(void *arg, const uint8_t node[KEY_BYTES], struct buf *frame)
 {
 	return mesh_send(((struct daemon *)arg)->mesh, node, LINK_LATENCY, frame);
 }
@@ -115,7 +121,7 @@ static int ring_engine(void *arg, const uint8_t model[KEY_BYTES], struct buf *fr
 	return stage_send(((struct daemon *)arg)->stage, model, frame);
 }
 
-static bool ring_is_up(void *arg, const uint8_t node[KEY_BYTES])
+static bool link_is_up(void *arg, const uint8_t node[KEY_BYTES])
 {
 	return mesh_is_up(((struct daemon *)arg)->mesh, node);
 }
@@ -144,6 +150,31 @@ static void ring_receipt(void *arg, const uint8_t *record, size_t n)
 	int err = ledger_add_receipt(d->ledger, record, n, daemon_now(d));
 	if (err)
 		log_debug("a receipt is not kept: %s", err_str(err));
+}
+
+static bool relays(void *arg)
+{
+	return ((struct daemon *)arg)->config.relay;
+}
+
+static const char *asked_gateway(void *arg)
+{
+	return ((struct daemon *)arg)->config.via;
+}
+
+/* What we answered in another node's place: its association's use of ours, whoever computed it. Among ourselves the ring's own counts say
+ * it already. */
+static void gateway_used(void *arg, const struct gateway_use *use)
+{
+	struct daemon *d = arg;
+	struct ledger_use entry = {.rows = use->rows, .stage_microseconds = use->microseconds};
+	entry.millijoules = (uint64_t)((double)use->microseconds * 1e-6 * d->config.watts * 1000.0);
+	memcpy(entry.session, use->session, sizeof entry.session);
+	memcpy(entry.provider, d->keys.association, KEY_BYTES);
+	memcpy(entry.node, d->keys.node, KEY_BYTES);
+	memcpy(entry.model, use->model, KEY_BYTES);
+	if (!trust_association_of(d->trust, use->node, daemon_now(d), entry.user) && memcmp(entry.user, d->keys.association, KEY_BYTES))
+		ledger_add(d->ledger, &entry, daemon_now(d));
 }
 
 static void on_engine_frame(void *arg, const uint8_t model[KEY_BYTES], const struct frame *frame)
@@ -255,8 +286,8 @@ static int start_mesh(struct daemon *d, char *why, size_t size)
 static int start_ring(struct daemon *d, char *why, size_t size)
 {
 	struct ring_config config = {
-		.node_secret = d->keys.node_secret, .now = clock_now, .monotonic_ms = clock_ms, .random = random_bytes, .send = ring_send,
-		.engine = ring_engine, .is_up = ring_is_up, .room = views_room, .permit = views_permit, .used = ring_used, .receipt = ring_receipt,
+		.node_secret = d->keys.node_secret, .now = clock_now, .monotonic_ms = clock_ms, .random = random_bytes, .send = latency_send,
+		.engine = ring_engine, .is_up = link_is_up, .room = views_room, .permit = views_permit, .used = ring_used, .receipt = ring_receipt,
 		.keep_s = d->config.share_keep, .arg = d,
 	};
 	memcpy(config.node, d->keys.node, KEY_BYTES);
@@ -271,11 +302,29 @@ static int start_route(struct daemon *d, char *why, size_t size)
 {
 	struct route_config config = {
 		.ring = d->ring, .monotonic_us = clock_us, .random = random_bytes, .models = views_models, .nodes = views_nodes,
-		.render = views_render, .describe = views_describe, .answered = command_answered, .arg = d,
+		.render = views_render, .describe = views_describe, .answered = command_answered, .find_node = views_find_node,
+		.gateway = asked_gateway, .arg = d,
 	};
 	int err = route_new(&d->route, &config);
 	if (err)
 		snprintf(why, size, "%s", err_str(err));
+	return err;
+}
+
+static int start_gateway(struct daemon *d, char *why, size_t size)
+{
+	struct gateway_config config = {
+		.sealed = {.link_secret = d->keys.link_secret, .network = d->config.network, .monotonic_ms = clock_ms, .random = random_bytes,
+			   .send = latency_send, .is_up = link_is_up, .neighbours = views_neighbours, .link_key = views_link_key, .relays = relays,
+			   .arg = d},
+		.route = d->route, .permit = views_permit_gateway, .used = gateway_used, .arg = d,
+	};
+	memcpy(config.sealed.node, d->keys.node, KEY_BYTES);
+	int err = gateway_new(&d->gateway, &config);
+	if (err)
+		snprintf(why, size, "%s", err_str(err));
+	else
+		route_set_gateway(d->route, d->gateway);
 	return err;
 }
 
@@ -336,6 +385,13 @@ static void stop_route(struct daemon *d)
 	d->route = NULL;
 	stop_next(d);
 }
+static void stop_gateway(struct daemon *d)
+{
+	route_set_gateway(d->route, NULL);
+	gateway_free(d->gateway);
+	d->gateway = NULL;
+	stop_next(d);
+}
 static void stop_ring(struct daemon *d)
 {
 	ring_free(d->ring);
@@ -382,6 +438,7 @@ static const struct subsystem subsystems[] = {
 	{"mesh", start_mesh, stop_mesh},
 	{"ring", start_ring, stop_ring},
 	{"route", start_route, stop_route},
+	{"gateway", start_gateway, stop_gateway},
 	{"http", start_api, stop_api},
 	{"control", start_control, stop_control},
 	{"clock", start_clock, stop_clock},
@@ -452,6 +509,9 @@ static void on_reload_signal(uv_signal_t *handle, int number)
 	c->watts = fresh.watts;
 	c->share_keep = fresh.share_keep;
 	ring_set_keep(d->ring, c->share_keep);
+	memcpy(c->via, fresh.via, sizeof c->via);
+	c->gateway = fresh.gateway;
+	c->relay = fresh.relay;
 	c->log_level = fresh.log_level;
 	log_set_level(c->log_level);
 	d->card_due = d->advert_due = true;
@@ -475,6 +535,7 @@ static void on_tick(uv_timer_t *timer)
 	residency_tick(d);
 	ring_tick(d->ring);
 	route_tick(d->route);
+	gateway_tick(d->gateway);
 }
 
 static int start_signals(struct daemon *d)

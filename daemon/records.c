@@ -75,6 +75,8 @@ void records_changed(struct daemon *d)
 	d->trust_generation = generation;
 	if (d->ring)
 		ring_recheck(d->ring);
+	if (d->gateway)
+		gateway_recheck(d->gateway);
 	residency_refresh(d);
 }
 

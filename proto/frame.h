@@ -49,7 +49,7 @@ enum frame_type {
 	FRAME_FAULT = 36,
 	FRAME_CLOSE = 37,
 	FRAME_RECEIPT = 38,       /* tail: one signed receipt */
-	FRAME_SEALED = 39,        /* relayed, sealed end to end; reserved */
+	FRAME_SEALED = 39,        /* between two nodes, sealed end to end, perhaps by way of a third */
 
 	/* engine, over the socketpair only; a link that carries one is closed */
 	FRAME_ENGINE_HELLO = 64,
@@ -62,6 +62,11 @@ enum frame_type {
 	FRAME_ENGINE_RENDERED = 71,
 	FRAME_ENGINE_FAULT = 72,  /* about a request or the whole engine, not one session */
 	FRAME_ENGINE_PROGRESS = 73,
+
+	/* inside SEALED only (proto/gateway.h); a link that carries one is closed */
+	FRAME_GATEWAY_ASK = 80,
+	FRAME_GATEWAY_START = 81,
+	FRAME_GATEWAY_END = 82,
 
 	/* since version 0.2: older nodes pass these over (bulk connection) */
 	FRAME_REACH = 128,        /* dial the addresses of my card, please */

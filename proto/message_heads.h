@@ -1,6 +1,6 @@
-/* message_heads.h: how message.c and message_engine.c write and read a frame's head.
+/* message_heads.h: how message.c, message_engine.c and gateway.c write and read a frame's head.
  *
- * Only for these two files. Thread: any.
+ * Only for these files. Thread: any.
  *
  * SPDX-License-Identifier: AGPL-3.0-or-later */
 #ifndef PROTO_MESSAGE_HEADS_H

@@ -96,9 +96,9 @@ check_tree() {
 		differ "doc/PROTOCOL.md, errors" "$a" "$b"
 
 		# ENGINE_* frames are a range in the list of types and rows without the prefix in a table of their own.
-		sed -nE 's/^\tFRAME_(ENGINE_)?([A-Z]+) = ([0-9]+),.*/\3 \2/p' proto/frame.h >"$a"
+		sed -nE 's/^\tFRAME_(ENGINE_)?([A-Z_]+) = ([0-9]+),.*/\3 \2/p' proto/frame.h >"$a"
 		sed -nE '/^## 2\./,/^## 3\./p; /^### 7\.8/,/^## 8\./p' doc/PROTOCOL.md |
-			grep -oE '(\| |, )[0-9]+ [A-Z]{3,}' | sed -E 's/^(\| |, )//' >"$b"
+			grep -oE '(\| |, )[0-9]+ [A-Z][A-Z_]{2,}' | sed -E 's/^(\| |, )//' >"$b"
 		differ "doc/PROTOCOL.md, frames" "$a" "$b"
 
 		# daemon/ itself may include every room.

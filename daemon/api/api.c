@@ -262,29 +262,9 @@ static void on_end(void *arg, const struct route_result *result)
 /* Why the model cannot answer now, in words. */
 static void explain(struct request *r, const char *name, int err)
 {
-	struct route_model m;
-	char why[300] = "", size[32], left[32], text[512];
-	int found = route_find(r->api->config.route, name, &m, why, sizeof why);
-	if (found) {
-		api_error_from(&r->error, found, why, 0);
-	} else if (err == ERR_ARRIVING) {
-		uint32_t retry = m.seconds_left == UINT64_MAX ? 10 : (uint32_t)(m.seconds_left > 3600 ? 3600 : m.seconds_left + 1);
-		if (m.bytes_wanted) {
-			snprintf(text, sizeof text, "%s is still arriving: %s of %s are here, %s left", m.name,
-				 text_bytes(m.bytes_have, size, sizeof size), text_bytes(m.bytes_wanted, (char[32]){0}, 32),
-				 m.seconds_left == UINT64_MAX ? "time unknown" : text_duration(m.seconds_left, left, sizeof left));
-		} else {
-			snprintf(text, sizeof text, "%s is still arriving: %s", m.name, m.why);
-		}
-		api_error_from(&r->error, err, text, retry);
-	} else if (err == ERR_UNREACHABLE) {
-		snprintf(text, sizeof text, "%s cannot answer now: %s", m.name, m.why);
-		api_error_from(&r->error, err, text, 10);
-	} else if (err == ERR_BUSY) {
-		api_error_from(&r->error, err, "this node answers as many questions as it can: try again in a moment", 2);
-	} else {
-		api_error_from(&r->error, err, NULL, 0);
-	}
+	char text[512];
+	uint32_t retry = route_explain(r->api->config.route, name, err, text, sizeof text);
+	api_error_from(&r->error, err, text, retry);
 }
 
 static enum MHD_Result ask(struct request *r, bool chat)
@@ -314,7 +294,7 @@ static enum MHD_Result ask(struct request *r, bool chat)
 		randombytes_buf(&q.sampling.seed, sizeof q.sampling.seed);
 	struct route_ask a = {
 		.model = q.model, .chat = chat, .n_messages = q.n_messages, .messages = q.messages, .max_tokens = q.max_tokens, .sampling = q.sampling,
-		.n_stops = q.n_stops, .on_start = on_start, .on_text = on_text, .on_end = on_end, .arg = r,
+		.n_stops = q.n_stops, .via = q.via, .on_start = on_start, .on_text = on_text, .on_end = on_end, .arg = r,
 	};
 	memcpy(a.stops, q.stops, sizeof a.stops);
 	/* Only who has the same key goes on with what was asked with it. admit() found it right. */

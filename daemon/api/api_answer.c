@@ -120,7 +120,15 @@ static void usage_into(struct buf *out, const struct route_result *r)
 /* Who computed what and who saw what (DESIGN D18); clients of OpenAI's API pass over keys they do not know. */
 static void disclosure_into(struct buf *out, const struct route_result *r)
 {
-	buf_append_str(out, ",\"essaim\":{\"stages\":[");
+	buf_append_str(out, ",\"essaim\":{");
+	if (r->via[0]) {                         /* it answered in this node's place, and saw the text */
+		buf_append_str(out, "\"via\":{\"node\":");
+		string(out, r->via);
+		buf_append_str(out, ",\"association\":");
+		string(out, r->via_association);
+		buf_append_str(out, "},");
+	}
+	buf_append_str(out, "\"stages\":[");
 	for (size_t i = 0; i < r->n_stages; i++) {
 		const struct route_stage *s = &r->stages[i];
 		buf_append_str(out, i ? ",{\"node\":" : "{\"node\":");

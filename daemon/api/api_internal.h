@@ -32,6 +32,7 @@ struct api_question {
 	bool has_seed;
 	size_t n_stops;
 	const char *stops[STOPS_MAX];
+	const char *via;                     /* the node that is to answer; NULL: not said */
 };
 
 /* 0, or -1 with error filled. */

@@ -241,6 +241,12 @@ int api_parse(const uint8_t *body, size_t n, bool chat, struct api_question *q, 
 		if (get_bool(options, "include_usage", &q->include_usage, e))
 			return -1;
 	}
+	yyjson_val *via = yyjson_obj_get(root, "via");
+	if (via && !yyjson_is_null(via)) {
+		if (!yyjson_is_str(via) || yyjson_get_len(via) >= 2 * NAME_SIZE)
+			return bad(e, "via", "it must be the name of a node (essaim peers)");
+		q->via = yyjson_get_str(via);
+	}
 	yyjson_val *seed = yyjson_obj_get(root, "seed");
 	if (seed && !yyjson_is_null(seed)) {
 		if (!yyjson_is_int(seed))

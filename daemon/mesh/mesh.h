@@ -27,7 +27,7 @@ struct mesh_config {
 	const char *listen_host;
 	uint16_t listen_port;              /* 0: any */
 	uint64_t (*now)(void *arg);        /* Unix seconds */
-	/* Ring frames (TICKET .. RECEIPT) from an admitted neighbour. */
+	/* Ring frames and SEALED (TICKET .. SEALED) from an admitted neighbour. */
 	void (*on_frame)(void *arg, const uint8_t node[KEY_BYTES], const struct frame *frame);
 	void (*on_peer)(void *arg, const uint8_t node[KEY_BYTES], bool up);
 	void (*on_records)(void *arg);     /* trust changed through gossip, joining or expiry: recompute, save */

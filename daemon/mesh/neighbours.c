@@ -456,8 +456,6 @@ void neighbours_on_frame(void *owner, struct link *link, const struct frame *fra
 	else if (frame->type >= FRAME_TICKET && frame->type <= FRAME_SEALED) {
 		if (port->kind != LINK_LATENCY)
 			err = ERR_MALFORMED;
-		else if (frame->type == FRAME_SEALED)
-			err = ERR_UNSUPPORTED;
 		else if (mesh->config.on_frame)
 			mesh->config.on_frame(mesh->config.arg, port->node, frame);
 	} else if (frame->type == FRAME_REACH || frame->type == FRAME_REACHED)

@@ -7,12 +7,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/route/gateway.h"
 #include "proto/buf.h"
 #include "proto/log.h"
 #include "proto/text.h"
 
 #define NODES_MAX 257
-#define RETRY_BUSY_S 2                   /* at least; about how long an answer takes */
 #define RETRY_BUSY_MOST_S 60
 #define RETRY_BUDGET_S 600               /* a day's quota does not come back soon */
 
@@ -27,23 +27,29 @@ struct route_question {
 	struct stops *stops;
 	struct route_model model;
 	struct ring_session *session;
+	struct gateway_call *call;          /* another node answers */
+	uint8_t via[KEY_BYTES];             /* that node */
+	bool is_far;
+	struct gateway_end *far;            /* what it said at the end; heap */
 	uint8_t (*failed)[KEY_BYTES];       /* what the last plan avoids; for plans to come */
 	struct ring_plan plan;
 	int32_t *prompt;                    /* while it waits for a place; wiped */
 	uint64_t waiting_us;                /* since then; 0: it does not */
 	unsigned pass;                      /* it was last looked at in */
-	bool rendering, telling, cancelled, stopped;   /* telling: inside a callback of the asker's, who may cancel there */
+	bool rendering, telling, cancelled, stopped, enough;   /* telling: inside a callback of the asker's, who may cancel there */
 	uint64_t asked_us, first_us, last_us;
 	uint32_t prompt_tokens, tokens;
 };
 
 struct route {
 	struct route_config config;
+	struct gateway *gateway;            /* NULL: none */
 	struct route_question *questions;
 	struct route_counts counts;
 	uint64_t answer_us;                 /* how long answers take, a moving average */
 	bool serving;                       /* those that wait; not from inside itself */
 	unsigned pass;                      /* of serving them */
+	char why[300];                      /* of the last question that could not be asked; "" when its model says enough */
 };
 
 static void stop_waiting(struct route_question *q)
@@ -69,6 +75,7 @@ static void question_free(struct route_question *q)
 	}
 	stop_waiting(q);
 	stops_free(q->stops);
+	free(q->far);
 	free(q->messages);
 	free(q->text);
 	free(q->sampling);
@@ -203,9 +210,30 @@ int route_plan(struct route *route, const uint8_t model[KEY_BYTES], struct ring_
 
 /* --- a question's end -------------------------------------------------------------------------------- */
 
+/* What the node that answered says of its ring. That it saw the text itself needs no saying. */
+static void fill_far_stages(struct route_question *q, struct route_result *result)
+{
+	struct route *r = q->route;
+	r->config.describe(r->config.arg, q->via, result->via, result->via_association);
+	for (size_t i = 0; q->far && i < q->far->n_stages; i++) {
+		const struct gateway_stage *from = &q->far->stages[i];
+		struct route_stage *to = &result->stages[result->n_stages++];
+		memcpy(to->node, from->node, KEY_BYTES);
+		to->text = from->text || !memcmp(from->node, q->via, KEY_BYTES);
+		to->range = from->range;
+		to->rows = from->rows;
+		to->microseconds = from->microseconds;
+		r->config.describe(r->config.arg, to->node, to->name, to->association);
+	}
+}
+
 static void fill_stages(struct route_question *q, struct route_result *result)
 {
 	struct route *r = q->route;
+	if (q->is_far) {
+		fill_far_stages(q, result);
+		return;
+	}
 	struct ring_use uses[RING_STAGES_MAX];
 	size_t n_uses = q->session ? ring_session_use(q->session, uses, RING_STAGES_MAX) : 0;
 	result->n_stages = q->plan.n_stages;
@@ -233,11 +261,11 @@ static uint32_t retry_after(const struct route_question *q, int err)
 	switch (err) {
 	case ERR_BUSY:
 		s = q->route->answer_us / 1000000;
-		return (uint32_t)(s < RETRY_BUSY_S ? RETRY_BUSY_S : s > RETRY_BUSY_MOST_S ? RETRY_BUSY_MOST_S : s);
+		return (uint32_t)(s < ROUTE_RETRY_BUSY_S ? ROUTE_RETRY_BUSY_S : s > RETRY_BUSY_MOST_S ? RETRY_BUSY_MOST_S : s);
 	case ERR_BUDGET:
 		return RETRY_BUDGET_S;
 	case ERR_ARRIVING:
-		return q->model.seconds_left == UINT64_MAX ? 10 : (uint32_t)(q->model.seconds_left > 3600 ? 3600 : q->model.seconds_left + 1);
+		return route_seconds_until(&q->model);
 	default:
 		return 0;
 	}
@@ -253,6 +281,8 @@ static void finish(struct route_question *q, int err, const char *finished, cons
 				      .cached_tokens = q->session ? ring_session_cached(q->session) : 0, .retry_after = retry_after(q, err)};
 	if (detail)
 		text_copy(result.detail, sizeof result.detail, detail);
+	if (q->far && q->far->retry_after)
+		result.retry_after = q->far->retry_after;
 	if (q->first_us) {
 		result.prefill_us = q->first_us - q->asked_us;
 		result.decode_us = q->last_us - q->first_us;
@@ -293,7 +323,7 @@ static bool on_token(void *arg, const struct token *token)
 		q->ask.on_text(q->ask.arg, text, n, token);
 		q->telling = false;
 	}
-	return !q->stopped && !q->cancelled;
+	return !q->stopped && !q->cancelled && !q->enough;
 }
 
 static int on_lost(void *arg, const uint8_t (*failed)[KEY_BYTES], size_t n_failed, struct ring_plan *plan)
@@ -433,6 +463,64 @@ void route_tick(struct route *r)
 	serve_waiting(r);
 }
 
+/* --- by way of another node ----------------------------------------------------------------------------- */
+
+static void on_far_start(void *arg, const struct gateway_start *start)
+{
+	struct route_question *q = arg;
+	char full[2 * NAME_SIZE];
+	text_copy(q->model.name, sizeof q->model.name, start->model);
+	text_copy(q->model.association, sizeof q->model.association, start->association);
+	q->prompt_tokens = start->prompt_tokens;
+	if (!q->ask.on_start)
+		return;
+	alias(&q->model, full, sizeof full);
+	q->telling = true;
+	q->ask.on_start(q->ask.arg, full, q->prompt_tokens);
+	q->telling = false;
+}
+
+/* What the asker cancelled from inside on_start or on_text ends with what comes next. */
+static void on_far_end(void *arg, const struct gateway_end *end)
+{
+	struct route_question *q = arg;
+	char detail[300], name[NAME_SIZE] = "", association[NAME_SIZE] = "";
+	q->call = NULL;
+	q->far = malloc(sizeof *q->far);
+	if (q->far)
+		*q->far = *end;
+	if (!end->err) {
+		on_ring_end(q, 0, end->length && !q->stopped ? "length" : "stop", NULL);
+		return;
+	}
+	q->route->config.describe(q->route->config.arg, q->via, name, association);
+	snprintf(detail, sizeof detail, "%s cannot answer for this node: %.220s", name, end->detail[0] ? end->detail : err_str(end->err));
+	finish(q, end->err, NULL, detail);
+}
+
+static int ask_far(struct route_question *q, const char *name)
+{
+	struct route *r = q->route;
+	int err = r->gateway && r->config.find_node ? r->config.find_node(r->config.arg, name, q->via, r->why, sizeof r->why) : ERR_UNSUPPORTED;
+	if (err) {
+		if (!r->why[0])
+			snprintf(r->why, sizeof r->why, "this node cannot have another one answer");
+		return err == ERR_UNKNOWN ? ERR_UNREACHABLE : err;
+	}
+	struct gateway_question question = {
+		.model = q->name, .chat = q->ask.chat, .n_messages = q->ask.n_messages, .messages = q->messages, .max_tokens = q->ask.max_tokens,
+		.sampling = q->ask.sampling, .on_start = on_far_start, .on_token = on_token, .on_end = on_far_end, .arg = q,
+	};
+	q->is_far = true;
+	err = gateway_ask(r->gateway, q->via, &question, &q->call);
+	if (err == ERR_LIMIT)
+		snprintf(r->why, sizeof r->why, "a question that another node answers has at most %u KiB of text", GATEWAY_TEXT_MAX >> 10);
+	else if (err)
+		snprintf(r->why, sizeof r->why, "%.60s cannot be asked in this node's place: %s, and no neighbour can pass it on (see `essaim peers`)", name,
+			 err_str(err));
+	return err;
+}
+
 /* --- asking ------------------------------------------------------------------------------------------- */
 
 static void on_rendered(void *arg, int err, const int32_t *tokens, size_t n, const char *why)
@@ -525,6 +613,7 @@ int route_ask(struct route *r, const struct route_ask *ask, struct route_questio
 	r->questions = q;
 	r->counts.running++;
 	r->counts.questions++;
+	r->why[0] = 0;
 	int err = copy_messages(q, ask);
 	if (!err)
 		err = sampling_copy(&q->ask.sampling, &ask->sampling, &q->sampling);
@@ -532,10 +621,24 @@ int route_ask(struct route *r, const struct route_ask *ask, struct route_questio
 	q->name = strdup(ask->model ? ask->model : "");
 	if (!err && (!q->stops || !q->name))
 		err = -ENOMEM;
-	if (!err)
+	const char *via = ask->via && *ask->via ? ask->via : NULL;
+	bool copied = !err;
+	if (copied && !via) {
 		err = route_find(r, q->name, &q->model, why, sizeof why);
-	if (!err && q->model.state != ROUTE_READY)
-		err = q->model.state == ROUTE_ARRIVING ? ERR_ARRIVING : ERR_UNREACHABLE;
+		if (!err && q->model.state != ROUTE_READY)
+			err = q->model.state == ROUTE_ARRIVING ? ERR_ARRIVING : ERR_UNREACHABLE;
+		if (err && !ask->here && r->config.gateway)
+			via = r->config.gateway(r->config.arg);
+		if (via && !*via)
+			via = NULL;
+	}
+	if (via && copied) {
+		err = ask_far(q, via);
+		if (!err) {
+			*out = q;
+			return 0;
+		}
+	}
 	if (err) {
 		question_free(q);
 		return err;
@@ -558,12 +661,29 @@ void route_cancel(struct route_question *q)
 	q->cancelled = true;
 	if (q->rendering || q->telling)
 		return;                          /* freed when the text comes back, or by the ring's on_end */
+	if (q->call)
+		gateway_cancel(q->call);
 	if (q->session)
 		ring_cancel(q->session);
 	struct route *r = q->route;
 	r->counts.prompt_tokens += q->prompt_tokens;
 	r->counts.completion_tokens += q->tokens;
 	question_free(q);
+}
+
+void route_stop(struct route_question *q)
+{
+	q->enough = true;
+}
+
+const char *route_why(const struct route *r)
+{
+	return r->why;
+}
+
+void route_set_gateway(struct route *r, struct gateway *gateway)
+{
+	r->gateway = gateway;
 }
 
 struct route_counts route_counts(const struct route *route)
@@ -591,6 +711,8 @@ void route_free(struct route *r)
 			q->route = NULL;
 			continue;
 		}
+		if (q->call)
+			gateway_cancel(q->call);
 		if (q->session)
 			ring_cancel(q->session);
 		question_free(q);

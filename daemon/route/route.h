@@ -10,6 +10,7 @@
 #include "daemon/route/routing.h"
 
 #define ROUTE_MODELS_MAX 256
+#define ROUTE_RETRY_BUSY_S 2             /* at least; about how long an answer takes */
 #define ROUTE_RUNNING_MAX 64            /* answers at once; past it ERR_BUSY with retry_after */
 #define ROUTE_WAITING_MAX 32            /* of them, questions that wait for a place, in order of arrival; past it ERR_BUSY */
 #define ROUTE_WAIT_MS 20000             /* at most so long */
@@ -48,6 +49,7 @@ struct route_result {
 	size_t n_stages;
 	struct route_stage stages[RING_STAGES_MAX];
 	char model[2 * NAME_SIZE];      /* alias that answered */
+	char via[NAME_SIZE], via_association[NAME_SIZE];    /* the node that answered in this one's place, and saw the text; "" none */
 };
 
 struct route_config {
@@ -63,11 +65,16 @@ struct route_config {
 	void (*describe)(void *arg, const uint8_t node[KEY_BYTES], char name[NAME_SIZE], char association[NAME_SIZE]);
 	/* every question's end: figures for the disclosure, never text. May be NULL. */
 	void (*answered)(void *arg, const struct route_result *result);
+	/* Another node as people write it; ERR_UNKNOWN, ERR_AMBIGUOUS with words. May be NULL, as the next. */
+	int (*find_node)(void *arg, const char *name, uint8_t node[KEY_BYTES], char *why, size_t why_size);
+	const char *(*gateway)(void *arg);      /* the node that is asked where this one cannot answer; "" none */
 	void *arg;
 };
 
 int route_new(struct route **out, const struct route_config *config);
 void route_free(struct route *route);   /* cancels what runs; no callbacks */
+struct gateway;
+void route_set_gateway(struct route *route, struct gateway *gateway);   /* gateway.h; NULL: none any more */
 
 struct route_ask {
 	uint8_t tenant[KEY_BYTES];      /* of whose earlier questions this one may go on; zeros: of nobody's */
@@ -80,6 +87,8 @@ struct route_ask {
 	size_t n_stops;
 	const char *stops[STOPS_MAX];
 	bool logprobs;
+	const char *via;                /* have that node answer, whatever this one could do; NULL or "": this one, where it can */
+	bool here;                      /* this node or none: somebody else asks us to answer for him */
 	/* before any text: the model is found, the prompt is counted */
 	void (*on_start)(void *arg, const char *model, uint32_t prompt_tokens);
 	/* whole characters; n may be 0 for a token that has no text yet. token: the latest. */
@@ -87,8 +96,15 @@ struct route_ask {
 	void (*on_end)(void *arg, const struct route_result *result);   /* exactly once, last; never from inside route_ask() */
 	void *arg;
 };
+/* What went wrong at once, route_explain() says in words. */
 int route_ask(struct route *route, const struct route_ask *ask, struct route_question **out);
 void route_cancel(struct route_question *question);     /* the client went away: no callbacks any more */
+void route_stop(struct route_question *question);       /* enough: ends after the next token as after a stop string */
+/* Why route_ask() has just answered err for that model: what is missing, how far it has come, what to do. Seconds after which asking
+ * again may help; 0: not said. */
+uint32_t route_explain(struct route *route, const char *model, int err, char *out, size_t size);
+const char *route_why(const struct route *route);       /* of that, what the model's own state does not say; "" nothing */
+uint32_t route_seconds_until(const struct route_model *model);  /* until it may be here */
 size_t route_models(struct route *route, struct route_model *out, size_t max);
 /* A name as people write it: 0, ERR_UNKNOWN (why names the nearest), ERR_AMBIGUOUS (why lists the candidates). */
 int route_find(struct route *route, const char *name, struct route_model *out, char *why, size_t why_size);

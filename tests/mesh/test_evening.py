@@ -15,6 +15,7 @@ SPDX-License-Identifier: AGPL-3.0-or-later
 import glob
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -167,6 +168,7 @@ class Evening(unittest.TestCase):
 
     def test_evening(self):
         self.walk()
+        self.by_way_of_another()
         self.reboot()
         self.changed_address()
         self.wrong_clock()
@@ -208,6 +210,36 @@ class Evening(unittest.TestCase):
     def note(self, what, began):
         took = time.monotonic() - began
         print("%s: %.1f s (bar: %d s%s)" % (what, took, FIRST_ANSWER_S, "" if took < FIRST_ANSWER_S else "; MISSED"), flush=True)
+
+    # --- gateway mode ------------------------------------------------------------------------------------
+
+    def configure(self, node, text):
+        with open(os.path.join(node.home, "essaim.conf"), "a") as f:
+            f.write(text)
+        node.process.send_signal(signal.SIGHUP)
+
+    def by_way_of_another(self):
+        ruche, pc, nid = self.nodes
+        here = self.answer(pc)
+        self.assertNotIn("via", here["essaim"])
+        there = self.answer(pc, "--via", "ruche")
+        self.assertEqual(there["essaim"]["via"], {"node": "ruche", "association": "Abeilles"})
+        self.assertEqual(there["answer"], here["answer"])
+        self.assertIn("ruche", {s["node"] for s in there["essaim"]["stages"] if s["saw"] == "text"})
+
+        # pc has no way to nid but through ruche; and nid answers for its own association only, until it is told otherwise.
+        self.assertFalse(self.linked(pc, nid))
+        wait_for("pc to hear of nid", lambda: any(p["name"] == "nid" for p in pc.essaim("peers")["peers"]))
+        refused = pc.essaim("chat", "tiny", "bonjour", "--completion", "--via", "nid", ok=False)["error"]["message"]
+        self.assertIn("own association only", refused)
+        self.configure(nid, "[route]\ngateway = partners\n")
+        there = wait_for("nid to answer for pc", lambda: self.answers(pc, "--via", "nid"))
+        self.assertEqual(there["essaim"]["via"], {"node": "nid", "association": "Bourdons"})
+        self.assertEqual(there["answer"], here["answer"])
+        self.assertTrue([t for t in nid.essaim("status")["today"] if t["user_name"] == "Abeilles" and t["provider_name"] == "Bourdons" and t["rows"]])
+
+        unknown = pc.essaim("chat", "tiny", "bonjour", "--completion", "--via", "nobody", ok=False)["error"]["message"]
+        self.assertIn("no node called 'nobody'", unknown)
 
     # --- afterwards -------------------------------------------------------------------------------------
 

@@ -71,6 +71,12 @@ size_t route_models(struct route *route, struct route_model *out, size_t max)
 	return 2;
 }
 
+const char *route_why(const struct route *route)
+{
+	(void)route;
+	return "";
+}
+
 int route_find(struct route *route, const char *name, struct route_model *out, char *why, size_t why_size)
 {
 	for (size_t i = 0; i < 2; i++)
