@@ -47,6 +47,8 @@ typedef void client_progress(struct cli *cli, yyjson_val *progress, void *arg);
 /* The daemon's answer: 0 with *doc whose root is {"ok": true, "result": ...}, or an exit status after the error was printed.
  * args may be NULL and is freed. */
 int client_call(struct cli *cli, const char *command, yyjson_mut_doc *args, client_progress *progress, void *arg, yyjson_doc **doc);
+/* Whether an essaimd answers on the home; nothing is printed. */
+bool client_has_daemon(struct cli *cli);
 yyjson_val *client_result(yyjson_doc *doc);
 /* With --json prints the result as one line and frees it; otherwise false. */
 bool client_print_json(struct cli *cli, yyjson_doc *doc);
@@ -115,6 +117,7 @@ bool json_bool(yyjson_val *object, const char *key);
 int command_init(struct cli *cli, int argc, char **argv);
 int command_pause(struct cli *cli, int argc, char **argv);
 int command_resume(struct cli *cli, int argc, char **argv);
+int command_doctor(struct cli *cli, int argc, char **argv);
 int command_status(struct cli *cli, int argc, char **argv);
 int command_peers(struct cli *cli, int argc, char **argv);
 int command_ring(struct cli *cli, int argc, char **argv);
@@ -130,6 +133,9 @@ int command_chat(struct cli *cli, int argc, char **argv);
 #define DEMO_MODEL "essaim-demo.gguf"       /* in the home, when init was asked for it; chat uses it when there is no other */
 /* Copies the demonstration model into the home; 0, or an exit status after the error was printed. */
 int install_demo_model(struct cli *cli);
+/* Runs essaimd with these arguments (the first is its own name) and reads the one JSON object it prints: its exit status, or -1 after the error
+ * was printed. *out may come back NULL. */
+int run_daemon(struct cli *cli, const char *const *args, yyjson_doc **out);
 const char *find_program(const char *variable, const char *name, const char *build_folder, const char *installed);
 
 #endif

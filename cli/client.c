@@ -52,29 +52,48 @@ static int status_of(const char *code)
 	return EXIT_REFUSED;
 }
 
-/* Through /proc, so that a home with a long path fits into a socket's address. */
-static int open_socket(struct cli *cli, int *out)
+/* Through /proc, so that a home with a long path fits into a socket's address. 0, or errno; *home: it is the folder that cannot be opened. */
+static int connect_home(struct cli *cli, int *out, bool *home)
 {
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
 	int folder = open(cli->home, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	*home = folder < 0;
 	if (folder < 0)
-		return cli_fail(cli, EXIT_NO_DAEMON, "ENOENT", "make it with: essaim --home DIR init; or name another with --home DIR",
-				"there is no home folder %s: %s", cli->home, strerror(errno));
+		return errno;
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	snprintf(address.sun_path, sizeof address.sun_path, "/proc/self/fd/%d/control.sock", folder);
 	int failed = fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof address) ? errno : 0;
 	close(folder);
-	if (failed) {
-		if (fd >= 0)
-			close(fd);
-		if (failed == EACCES)
-			return cli_fail(cli, EXIT_NO_DAEMON, "EACCES", "run essaim as the user that runs essaimd, or as root",
-					"you may not speak to the node of %s", cli->home);
-		return cli_fail(cli, EXIT_NO_DAEMON, "ENODAEMON", "start it: essaimd --home DIR",
-				"no essaimd runs on %s", cli->home);
-	}
+	if (failed && fd >= 0)
+		close(fd);
 	*out = fd;
+	return failed;
+}
+
+static int open_socket(struct cli *cli, int *out)
+{
+	bool home;
+	int failed = connect_home(cli, out, &home);
+	if (failed && home)
+		return cli_fail(cli, EXIT_NO_DAEMON, "ENOENT", "make it with: essaim --home DIR init; or name another with --home DIR",
+				"there is no home folder %s: %s", cli->home, strerror(failed));
+	if (failed == EACCES)
+		return cli_fail(cli, EXIT_NO_DAEMON, "EACCES",
+				"run essaim as the user that runs essaimd, or as root; a service lets the members of its group in: usermod -aG essaim YOU",
+				"you may not speak to the node of %s", cli->home);
+	if (failed)
+		return cli_fail(cli, EXIT_NO_DAEMON, "ENODAEMON", "start it: essaimd --home DIR, or systemctl start essaimd", "no essaimd runs on %s", cli->home);
 	return 0;
+}
+
+bool client_has_daemon(struct cli *cli)
+{
+	int fd;
+	bool home;
+	if (connect_home(cli, &fd, &home))
+		return false;
+	close(fd);
+	return true;
 }
 
 yyjson_mut_doc *client_args(yyjson_mut_val **root)

@@ -37,15 +37,19 @@ static const char *question(const char *text, const char *proposal, char *out, s
 	return out;
 }
 
-/* Runs the daemon with --init and reads its one line. */
-static int run_init(struct cli *cli, const char *const *args, yyjson_doc **out)
+int run_daemon(struct cli *cli, const char *const *args, yyjson_doc **out)
 {
 	const char *daemon = find_program("ESSAIM_DAEMON", "essaimd", "daemon", BINDIR "/essaimd");
 	int ends[2];
-	if (!daemon)
-		return cli_fail(cli, EXIT_REFUSED, "ENOENT", "install it, or set $ESSAIM_DAEMON to its path", "essaimd is not found");
-	if (pipe(ends))
-		return cli_fail(cli, EXIT_REFUSED, "EPIPE", NULL, "%s", strerror(errno));
+	*out = NULL;
+	if (!daemon) {
+		cli_fail(cli, EXIT_REFUSED, "ENOENT", "install it, or set $ESSAIM_DAEMON to its path", "essaimd is not found");
+		return -1;
+	}
+	if (pipe(ends)) {
+		cli_fail(cli, EXIT_REFUSED, "EPIPE", NULL, "%s", strerror(errno));
+		return -1;
+	}
 	fflush(NULL);
 	pid_t pid = fork();
 	if (pid == 0) {
@@ -56,7 +60,7 @@ static int run_init(struct cli *cli, const char *const *args, yyjson_doc **out)
 		_exit(127);
 	}
 	close(ends[1]);
-	char text[8192];
+	char text[1 << 16];
 	size_t n = 0;
 	ssize_t k;
 	while (n < sizeof text - 1 && (k = read(ends[0], text + n, sizeof text - 1 - n)) > 0)
@@ -65,6 +69,14 @@ static int run_init(struct cli *cli, const char *const *args, yyjson_doc **out)
 	int status = 0;
 	waitpid(pid, &status, 0);
 	*out = yyjson_read(text, n, 0);
+	return WIFEXITED(status) ? WEXITSTATUS(status) : EXIT_REFUSED;
+}
+
+/* Runs the daemon with --init and reads its one line. */
+static int run_init(struct cli *cli, const char *const *args, yyjson_doc **out)
+{
+	if (run_daemon(cli, args, out) < 0)
+		return EXIT_REFUSED;
 	yyjson_val *root = yyjson_doc_get_root(*out);
 	if (json_bool(root, "ok"))
 		return 0;

@@ -19,6 +19,7 @@ static const struct {
 	{"status", command_status, "[--watch]", N_("who this node is, who sees it, what it shares, what is wrong")},
 	{"pause", command_pause, "[--for DURATION]", N_("share nothing, until resume or for a while (30m, 2h, 1d); memory is given back")},
 	{"resume", command_resume, "", N_("share again after a pause")},
+	{"doctor", command_doctor, "", N_("look for what is wrong, and say what to do")},
 	{"peers", command_peers, "", N_("the other nodes and the links to them")},
 	{"invite", command_invite, "--partner | --node [--address HOST:PORT]... [--hours N]", N_("let another association, or another node of this one, in")},
 	{"join", command_join, "URL", N_("use an invitation")},

@@ -8,6 +8,7 @@
 
 const struct control_command command_table[] = {
 	{"status", command_status},
+	{"doctor", command_doctor},
 	{"pause", command_pause},
 	{"resume", command_resume},
 	{"peers", command_peers},

@@ -8,6 +8,8 @@
 #include "daemon/daemon.h"
 #include "proto/text.h"
 
+#define EXPIRY_WARNING_S (14 * 86400)
+
 /* What a neighbour says that it holds, of models known here. */
 static void holds_into(struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val *array, const struct mesh_peer *p)
 {
@@ -79,10 +81,11 @@ static void on_pair_today(const uint8_t user[KEY_BYTES], const uint8_t provider[
 	yyjson_mut_obj_add_uint(l->doc, o, "sessions", sum->sessions);
 }
 
-/* A new warning; its text is still to be said. */
-static yyjson_mut_val *warning(yyjson_mut_doc *doc, yyjson_mut_val *array, const char *remedy)
+/* A new warning; its text is still to be said. serious: something does not work until it is mended. */
+static yyjson_mut_val *warning(yyjson_mut_doc *doc, yyjson_mut_val *array, bool serious, const char *remedy)
 {
 	yyjson_mut_val *o = yyjson_mut_arr_add_obj(doc, array);
+	yyjson_mut_obj_add_bool(doc, o, "serious", serious);
 	yyjson_mut_obj_add_str(doc, o, "remedy", remedy);
 	return o;
 }
@@ -95,44 +98,75 @@ static void warn_of_clocks(struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val
 	for (size_t i = 0; i < n; i++) {
 		if (peers[i].up || !peers[i].clock_differs)
 			continue;
-		yyjson_mut_val *w = warning(doc, array, "compare `date` here with another clock; on the machine that is wrong: timedatectl set-ntp true");
+		yyjson_mut_val *w = warning(doc, array, true, "compare `date` here with another clock; on the machine that is wrong: timedatectl set-ntp true");
 		control_say(doc, w, "text", "no link with %s: %s", peers[i].name, peers[i].trouble);
 	}
 	free(peers);
 }
 
-static void warnings_into(struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val *array)
+struct ending_agreements {
+	struct daemon *daemon;
+	yyjson_mut_doc *doc;
+	yyjson_mut_val *array;
+	uint64_t now;
+};
+
+static bool warn_of_its_end(const struct record *record, void *arg)
+{
+	struct ending_agreements *e = arg;
+	struct daemon *d = e->daemon;
+	bool granted = !memcmp(record->association, d->keys.association, KEY_BYTES);
+	if ((!granted && memcmp(record->subject, d->keys.association, KEY_BYTES)) || record->expires <= e->now ||
+	    record->expires >= e->now + EXPIRY_WARNING_S || !trust_agreement_in_force(d->trust, record->association, record->subject, e->now))
+		return true;
+	const char *other = trust_association_name(d->trust, granted ? record->subject : record->association);
+	unsigned long long days = (record->expires - e->now) / 86400;
+	yyjson_mut_val *w;
+	if (granted) {
+		w = warning(e->doc, e->array, false, "renew it, where the steward key is: essaim agreement offer ASSOCIATION; they accept it again");
+		control_say(e->doc, w, "text", "the agreement that lets %s use this association's nodes ends in %llu days", other, days);
+	} else {
+		w = warning(e->doc, e->array, false, "ask them for a new offer, then: essaim agreement accept ASSOCIATION");
+		control_say(e->doc, w, "text", "the agreement that lets this association use %s's nodes ends in %llu days", other, days);
+	}
+	return true;
+}
+
+void command_warnings_into(struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val *array)
 {
 	uint64_t now = daemon_now(d);
 	yyjson_mut_val *w;
 	const struct record *steward = trust_find(d->trust, RECORD_STEWARD, d->keys.association, d->keys.association, now);
 	if (!steward) {
-		w = warning(doc, array, "on a node that has the root key: essaim steward renew");
+		w = warning(doc, array, true, "on a node that has the root key: essaim steward renew");
 		control_say(doc, w, "text", "this association's steward key has expired, so its records no longer count");
-	} else if (steward->expires < now + 14 * 86400) {
-		w = warning(doc, array, "bring the root key back and renew it: essaim steward renew");
+	} else if (steward->expires < now + EXPIRY_WARNING_S) {
+		w = warning(doc, array, false, "bring the root key back and renew it: essaim steward renew");
 		control_say(doc, w, "text", "this association's steward key expires in %llu days", (unsigned long long)((steward->expires - now) / 86400));
 	}
 	uint8_t association[KEY_BYTES];
 	if (trust_association_of(d->trust, d->keys.node, now, association)) {
-		w = warning(doc, array, "join with an invitation: on a node of the association run essaim invite --node, here essaim join URL");
+		w = warning(doc, array, true, "join with an invitation: on a node of the association run essaim invite --node, here essaim join URL");
 		control_say(doc, w, "text", "this node is not on its association's roster: other nodes will not speak to it");
 	}
 	if (!access("keys/root.key", F_OK)) {       /* the working folder is the home */
-		w = warning(doc, array, "copy keys/root.key to a safe place off this machine and delete it here");
+		w = warning(doc, array, false, "copy keys/root.key to a safe place off this machine and delete it here");
 		control_say(doc, w, "text", "the association's root key still lies on this node");
 	}
 	if (d->save_err) {
-		w = warning(doc, array, "free some space, or mend the rights of the folder; it is tried again every 30 seconds");
+		w = warning(doc, array, true, "free some space, or mend the rights of the folder; it is tried again every 30 seconds");
 		control_say(doc, w, "text", "what this node learns cannot be saved in %s/records: %s", d->home, err_str(d->save_err));
 	}
 	warn_of_clocks(d, doc, array);
+	struct ending_agreements ending = {d, doc, array, now};
+	trust_each(d->trust, RECORD_AGREEMENT, warn_of_its_end, &ending);
 	for (size_t i = 0; i < d->n_models; i++) {
 		const struct residency *m = &d->models[i];
 		const struct manifest_body *manifest = store_manifest(d->store, m->model);
 		if (!m->approved || !m->why[0] || !manifest)
 			continue;
-		w = warning(doc, array, m->state == STAGE_QUARANTINED ? N_("essaim model check FILE, then essaim model clear MODEL") : N_("see essaim model list"));
+		w = warning(doc, array, m->state == STAGE_QUARANTINED || m->state == STAGE_FAILED,
+			    m->state == STAGE_QUARANTINED ? N_("essaim model check FILE, then essaim model clear MODEL") : N_("see essaim model list"));
 		control_say(doc, w, "text", "model %s: %s", manifest->name, m->why);
 	}
 }
@@ -229,7 +263,7 @@ void command_status(void *arg, struct control_request *r, yyjson_val *args)
 	command_agreements_into(d, doc, yyjson_mut_obj_add_arr(doc, root, "agreements"));
 	struct day_list today = {d, doc, yyjson_mut_obj_add_arr(doc, root, "today")};
 	ledger_each_today(d->ledger, daemon_now(d), on_pair_today, &today);
-	warnings_into(d, doc, yyjson_mut_obj_add_arr(doc, root, "warnings"));
+	command_warnings_into(d, doc, yyjson_mut_obj_add_arr(doc, root, "warnings"));
 	control_done(r, doc);
 }
 

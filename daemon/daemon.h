@@ -6,6 +6,7 @@
  *   records.c       this node's own records (card, advert, steward's), saving all records
  *   residency.c     placement -> store -> stage: what this node holds and runs
  *   sharing_watch.c when it shares: opens and closes (rules: sharing.h; load: machine.h)
+ *   doctor*.c       what is wrong and what to do: judgements, this machine; doctor.h
  *   views.c         read-only views for route, permission for ring, metrics
  *   views_gateway.c the same for gateway mode
  *   command_*.c     what the command line asks for, over control/
@@ -164,13 +165,14 @@ int views_permit_gateway(void *arg, const uint8_t node[KEY_BYTES], const uint8_t
 
 /* command_*.c */
 extern const struct control_command command_table[];
-control_handler command_status, command_pause, command_resume, command_peers, command_disclosure, command_ring;
+control_handler command_doctor, command_status, command_pause, command_resume, command_peers, command_disclosure, command_ring;
 control_handler command_invite, command_join, command_agreement_offer, command_agreement_accept, command_agreement_revoke,
 	command_agreement_list, command_roster_list, command_roster_remove, command_steward_renew;
 control_handler command_model_add, command_model_list, command_model_pull, command_model_remove, command_model_clear;
 void command_ranges_into(yyjson_mut_doc *doc, yyjson_mut_val *object, const char *key, const struct layer_range *ranges, size_t n);
 void command_models_into(struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val *array, const uint8_t *only);
 void command_agreements_into(struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val *array);
+void command_warnings_into(struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val *array);
 void command_peers_into(struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val *array);
 /* MODEL, NODE and ASSOCIATION arguments; on failure the request has been answered and the result is negative. */
 int command_find_model(struct daemon *d, struct control_request *r, yyjson_val *args, uint8_t model[KEY_BYTES]);

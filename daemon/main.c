@@ -23,6 +23,7 @@
 
 #include <config.h>
 #include "daemon/daemon.h"
+#include "daemon/doctor.h"
 #include "proto/log.h"
 #include "proto/text.h"
 
@@ -558,6 +559,7 @@ static int start_signals(struct daemon *d)
 static const char usage[] =
 	"Usage: essaimd --home DIR            run a node in the foreground\n"
 	"       essaimd --home DIR --init ... make a home folder (see essaim init)\n"
+	"       essaimd --home DIR --doctor   look at the home and the machine, without running (see essaim doctor)\n"
 	"       essaimd --version | --help\n"
 	"\n"
 	"Signals: TERM and INT finish the running answers and stop, HUP reads DIR/essaim.conf again.\n"
@@ -566,11 +568,11 @@ static const char usage[] =
 int main(int argc, char **argv)
 {
 	static const struct option options[] = {
-		{"home", required_argument, NULL, 'H'}, {"init", no_argument, NULL, 'i'}, {"version", no_argument, NULL, 'V'},
+		{"home", required_argument, NULL, 'H'}, {"init", no_argument, NULL, 'i'}, {"doctor", no_argument, NULL, 'd'}, {"version", no_argument, NULL, 'V'},
 		{"help", no_argument, NULL, 'h'}, {NULL, 0, NULL, 0},
 	};
 	const char *home = NULL;
-	bool init = false;
+	bool init = false, doctor = false;
 	int option;
 	while ((option = getopt_long(argc, argv, "+", options, NULL)) != -1) {
 		switch (option) {
@@ -579,6 +581,9 @@ int main(int argc, char **argv)
 			break;
 		case 'i':
 			init = true;
+			break;
+		case 'd':
+			doctor = true;
 			break;
 		case 'V':
 			printf("essaimd %s (protocol %d)\n", PACKAGE_VERSION, PROTOCOL_VERSION);
@@ -606,6 +611,8 @@ int main(int argc, char **argv)
 	}
 	if (init)
 		return init_run(home, argc - optind, argv + optind);
+	if (doctor)
+		return doctor_run(home);
 
 	/* Keys and whatever passes through memory stay out of core files (D18). */
 	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);

@@ -125,7 +125,7 @@ static struct run *run(const char *answer, const char *words)
 static void wrong_usage_is_said_and_returns_2(void **state)
 {
 	static const char *const words[] = {
-		"", "fly", "--home", "init extra", "init --flavour sweet", "status extra", "peers extra", "ring", "ring a b", "invite", "invite --partner extra",
+		"", "fly", "--home", "init extra", "doctor extra", "init --flavour sweet", "status extra", "peers extra", "ring", "ring a b", "invite", "invite --partner extra",
 		"invite --friend", "invite --node --hours soon", "invite --node --hours -5", "invite --node --hours 0", "join", "join a b", "agreement", "agreement fly", "agreement offer", "agreement offer A --tokens many", "agreement offer A --tokens -1",
 		"agreement accept A --tokens 5", "agreement list extra", "roster", "roster fly", "roster remove", "model", "model fly", "model add",
 		"model add --size", "model pull", "model pull a b", "model check", "model list extra", "chat a b c", "chat --temperature hot a b",
@@ -156,7 +156,7 @@ static void wrong_usage_with_json_is_one_object(void **state)
 
 static void help_is_printed_for_each_command(void **state)
 {
-	static const char *const words[] = {"init", "status", "peers", "invite", "join", "agreement", "roster", "model", "ring", "chat"};
+	static const char *const words[] = {"init", "doctor", "status", "peers", "invite", "join", "agreement", "roster", "model", "ring", "chat"};
 	struct run *r = run(NULL, "--help");
 	assert_int_equal(r->status, EXIT_DONE);
 	assert_string_equal(r->err, "");

@@ -1,0 +1,163 @@
+/* doctor: the local findings, what status warns of, what peers say; the answer waits for the neighbours that were asked to dial us.
+ * SPDX-License-Identifier: AGPL-3.0-or-later */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/timex.h>
+
+#include "daemon/daemon.h"
+#include "daemon/doctor.h"
+#include "proto/text.h"
+
+struct examination {
+	struct daemon *daemon;
+	struct control_request *request;
+	struct doctor_list list;
+	size_t n_peers, n_up;
+	struct mesh_peer peers[PLACEMENT_NODES_MAX];
+	size_t n_asked, waiting;
+	struct doctor_reached asked[DOCTOR_ASKED_MAX];
+	uint8_t who[DOCTOR_ASKED_MAX][KEY_BYTES];
+};
+
+static uint64_t still_to_come(struct daemon *d)
+{
+	uint64_t sum = 0;
+	for (size_t i = 0; i < d->n_models; i++) {
+		struct store_status status;
+		if (d->models[i].n_placed && !store_status(d->store, d->models[i].model, &status) && status.bytes_wanted > status.bytes_have)
+			sum += status.bytes_wanted - status.bytes_have;
+	}
+	return sum;
+}
+
+static void check_clocks(struct examination *e)
+{
+	struct doctor_clock *clocks = calloc(PLACEMENT_NODES_MAX, sizeof *clocks);
+	struct timex clock = {0};
+	size_t n = 0;
+	for (size_t i = 0; clocks && i < e->n_peers; i++)
+		if (e->peers[i].clock_known)
+			clocks[n++] = (struct doctor_clock){e->peers[i].name, e->peers[i].clock_off};
+	int state = adjtimex(&clock);      /* a hardened service may not ask: then only others are compared with */
+	doctor_clocks(&e->list, clocks, n, state < 0 ? -1 : !(clock.status & STA_UNSYNC));
+	free(clocks);
+}
+
+static void check_peers(struct examination *e)
+{
+	for (size_t i = 0; i < e->n_peers; i++)
+		if (!e->peers[i].up && !e->peers[i].clock_differs)
+			doctor_add(&e->list, "peers", DOCTOR_WARNING, "ask who runs it; essaim peers shows when it was there last", "no link with %s: %s", e->peers[i].name,
+				   e->peers[i].trouble[0] ? e->peers[i].trouble : "not tried yet");
+	if (!e->n_peers)
+		doctor_add(&e->list, "peers", DOCTOR_SKIPPED, NULL, "no other node is known here yet (essaim invite --node, essaim invite --partner)");
+	else if (e->n_up)
+		doctor_add(&e->list, "peers", DOCTOR_GOOD, NULL, "linked with %zu of %zu other nodes", e->n_up, e->n_peers);
+}
+
+static void check_versions(struct examination *e)
+{
+	struct daemon *d = e->daemon;
+	struct doctor_version *versions = calloc(PLACEMENT_NODES_MAX, sizeof *versions);
+	char (*engines)[NAME_SIZE] = calloc(PLACEMENT_NODES_MAX, sizeof *engines);
+	size_t n = 0;
+	for (size_t i = 0; versions && engines && i < e->n_peers; i++) {
+		struct advert_body advert;
+		const struct record *record = trust_find(d->trust, RECORD_ADVERT, e->peers[i].association, e->peers[i].node, daemon_now(d));
+		if (!e->peers[i].up || !record || advert_read(record, &advert))
+			continue;
+		text_copy(engines[n], sizeof engines[n], advert.engine);
+		versions[n] = (struct doctor_version){e->peers[i].name, engines[n]};
+		n++;
+		advert_free(&advert);
+	}
+	doctor_versions(&e->list, stage_engine_name(d->stage), versions, n);
+	free(versions);
+	free(engines);
+}
+
+/* What `essaim status` warns of: records about to expire, models in trouble, the root key. */
+static void check_warnings(struct examination *e)
+{
+	yyjson_mut_val *root, *warnings, *w;
+	yyjson_mut_doc *doc = json_object(&root);
+	size_t i, n;
+	warnings = yyjson_mut_obj_add_arr(doc, root, "warnings");
+	command_warnings_into(e->daemon, doc, warnings);
+	yyjson_mut_arr_foreach(warnings, i, n, w)
+		doctor_add(&e->list, "node", yyjson_mut_get_bool(yyjson_mut_obj_get(w, "serious")) ? DOCTOR_BAD : DOCTOR_WARNING,
+			   yyjson_mut_get_str(yyjson_mut_obj_get(w, "remedy")), "%s", yyjson_mut_get_str(yyjson_mut_obj_get(w, "text")));
+	if (!n)
+		doctor_add(&e->list, "node", DOCTOR_GOOD, NULL, "its records are in force, its models are in order");
+	yyjson_mut_doc_free(doc);
+}
+
+static void finish(struct examination *e)
+{
+	struct daemon *d = e->daemon;
+	char observed[ADDRESS_SIZE] = "";
+	if (!d->closing && mesh_observed(d->mesh, observed))
+		observed[sizeof observed - 1] = 0;
+	doctor_reach(&e->list, e->asked, e->n_asked, observed, d->closing ? 0 : mesh_port(d->mesh), d->closing ? 0 : store_port(d->store));
+	char *text = doctor_json(&e->list);
+	yyjson_doc *doc = text ? yyjson_read(text, strlen(text), 0) : NULL;
+	yyjson_mut_val *root;
+	control_done(e->request, doc ? yyjson_doc_mut_copy(doc, NULL) : json_object(&root));
+	yyjson_doc_free(doc);
+	free(text);
+	free(e);
+}
+
+static void on_reach(void *arg, const uint8_t node[KEY_BYTES], int err, const struct reach_answer *answer)
+{
+	struct examination *e = arg;
+	for (size_t i = 0; i < e->n_asked; i++)
+		if (!memcmp(e->who[i], node, KEY_BYTES)) {
+			e->asked[i].err = err;
+			if (answer)
+				e->asked[i].answer = *answer;
+		}
+	if (!--e->waiting)
+		finish(e);
+}
+
+/* Others' nodes first: a machine beside this one says little about what the world sees. */
+static void ask_to_be_dialled(struct examination *e)
+{
+	for (int own = 0; own < 2; own++)
+		for (size_t i = 0; i < e->n_peers && e->n_asked < DOCTOR_ASKED_MAX; i++) {
+			const struct mesh_peer *p = &e->peers[i];
+			bool ours = !memcmp(p->association, e->daemon->keys.association, KEY_BYTES);
+			if (!p->up || ours != (own == 1) || mesh_reach(e->daemon->mesh, p->node, on_reach, e))
+				continue;
+			memcpy(e->who[e->n_asked], p->node, KEY_BYTES);
+			e->asked[e->n_asked++].name = p->name;
+			e->waiting++;
+		}
+}
+
+void command_doctor(void *arg, struct control_request *r, yyjson_val *args)
+{
+	(void)args;
+	struct daemon *d = arg;
+	struct examination *e = calloc(1, sizeof *e);
+	if (!e) {
+		control_fail(r, -ENOMEM, NULL, "no memory to look with");
+		return;
+	}
+	e->daemon = d;
+	e->request = r;
+	e->n_peers = mesh_peers(d->mesh, e->peers, PLACEMENT_NODES_MAX);
+	for (size_t i = 0; i < e->n_peers; i++)
+		e->n_up += e->peers[i].up;
+	doctor_local(&e->list, d->home, true, still_to_come(d), residency_used(d));
+	doctor_add(&e->list, "ports", DOCTOR_GOOD, NULL, "listens: links %u, HTTP %u, weights %u", mesh_port(d->mesh), api_port(d->api), store_port(d->store));
+	check_clocks(e);
+	check_peers(e);
+	check_versions(e);
+	check_warnings(e);
+	ask_to_be_dialled(e);
+	if (!e->waiting)
+		finish(e);
+}
