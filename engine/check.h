@@ -4,6 +4,10 @@
  * Every shard is an engine process of its own, forked before anything is loaded, sandboxed, and driven over a socketpair by the
  * frames that essaimd sends: what is compared is what a ring computes.
  *
+ * With `every` it is done anew for each legal cut alone and for all of them at once, each time with prompts of 1, 7 and 64 tokens and
+ * 16 more one by one, in two sessions whose blocks alternate. Then the longest session is sent back, into its answer and into its prompt:
+ * truncation must change nothing, or be refused with NEED_REPLAY by a shard that declared so.
+ *
  * exact: every token the same and no logit further off than 1e-5 of the largest. Source: DESIGN D2.
  *
  * SPDX-License-Identifier: AGPL-3.0-or-later */
@@ -23,6 +27,7 @@ struct check_options {
 	unsigned threads;              /* of each engine; 0: the processors there are */
 	unsigned pairs;                /* timed runs of each side, alternating; 0: 1 */
 	const char *prompt;            /* NULL: a text of its own */
+	bool every;                    /* all legal cuts; stages, tokens, pairs and prompt do not matter */
 	bool json;
 };
 

@@ -12,7 +12,7 @@
 /* Found with llama.cpp's own suite of tiny models (tests/peers/test_architectures.py), each of them also stacked to a dozen layers
  * and cut at every legal place; what is left out because of constants was seen in the same way at other layer counts.
  *
- * Layer counts: gemma3 with 62 (27B) scales attention by n_embd / n_head instead of the head's width, command-r with 64 has norms
+ * Layer counts: gemma2 with 46 and gemma3 with 62 (27B) scale attention by n_embd / n_head instead of the head's width, command-r with 64 has norms
  * more, exaone4 with 64 has windows, baichuan with 32 (7B) turns positions and with 40 (13B) slopes by them. smallthinker with as
  * many layers as its period, 4, turns positions in all of them. deepseek2 and mistral4 with 26, 27 or 48 are taken for the small
  * ones, which have no q_lora_rank: those say none, and their shards say 0.
@@ -49,7 +49,8 @@ static const struct quirk table[] = {
 	{ .architecture = "falcon" },
 	{ .architecture = "falcon-h1" },
 	{ .architecture = "gemma", .entry = "inp_scaled", .tied = true },
-	{ .architecture = "gemma2", .window_period = 2, .entry = "inp_scaled", .tied = true },
+	{ .architecture = "gemma2", .window_period = 2, .counts = { 46 }, .tied = true, .must_say = { "attention.sliding_window" },
+	  .entry = "inp_scaled" },
 	{ .architecture = "gemma3", .scaled = true, .window_period = 6, .counts = { 62 } },
 	{ .architecture = "glm-dsa", .whole = "layers share what an earlier one looked up" },
 	{ .architecture = "glm4" },
@@ -95,7 +96,7 @@ static const struct quirk table[] = {
 	{ .architecture = "minicpm3", .whole = "libllama takes constants from the number of layers" },
 	{ .architecture = "minimax-01", .whole = "a layer decays by its place among all of them" },
 	{ .architecture = "minimax-m2" },
-	{ .architecture = "minimax-m3", .whole = "only its first layers are of one kind, and each shard would need both" },
+	{ .architecture = "minimax-m3", .whole = "not every shard could have both kinds of its layers" },
 	{ .architecture = "mistral3" },
 	{ .architecture = "mistral4", .step = 4, .counts = { 26, 27, 48 }, .zero_key = "attention.q_lora_rank", .must_say = { "expert_gating_func" } },
 	{ .architecture = "mpt" },

@@ -3,14 +3,16 @@
 
     test_architectures.py [--layers N] [--models DIR] [NAME ...]
 
-Each model that test-llama-archs writes (Debian: llama.cpp-tests) is run whole and in shards, by the frames that a ring uses:
+Each model that test-llama-archs writes (Debian: llama.cpp-tests) is run whole and in shards, by the frames that a ring uses
+(essaim-engine --check --every: each legal cut alone and all at once, prompts of 1, 7 and 64 tokens and 16 more one by one, two sessions
+whose blocks alternate, all logits compared, and one of them sent back twice: into its answer, and into its prompt):
 
     the table says     then the engine must
     rings              be exact: every token the same, no logit off by more than 1e-5 of the largest
     whole, or nothing  refuse before it loads a shard, with the reason; never crash, never answer something else
 
-Where two layers are too few for a legal cut they are stacked first (tests/tools/stack_model.py). With --layers N every one is stacked to N
-layers, and cut in two and at every legal place. Exits 77 (skipped) where the suite is not installed.
+Where two layers are too few for a legal cut they are stacked first (tests/tools/stack_model.py), to as few as will do. With --layers N
+every one is stacked to N layers. Exits 77 (skipped) where the suite is not installed.
 
 SPDX-License-Identifier: AGPL-3.0-or-later
 """
@@ -31,8 +33,8 @@ from stack_model import Model  # noqa: E402
 ENGINE = os.environ.get("ESSAIM_ENGINE", "engine/essaim-engine")
 SUITE = glob.glob("/usr/libexec/*/llama.cpp-tests/test-llama-archs") + glob.glob("/usr/libexec/llama.cpp-tests/test-llama-archs")
 TOO_FEW = "the model has too few layers to be split"
-TOKENS = "16"
-ENOUGH = 16          # layers: two of the longest period
+ENOUGH = (4, 8, 12, 16)          # layers to try: up to two of the longest period
+REASON_MAX = 127                 # characters of a manifest's reason
 
 
 def table():
@@ -40,49 +42,38 @@ def table():
     return {line.split("\t")[0]: line.split("\t")[1] == "rings" for line in lines}
 
 
-def check(path, stages):
-    run = subprocess.run([ENGINE, "--check", path, "--stages", str(stages), "--tokens", TOKENS, "--threads", "1", "--json"],
-                         capture_output=True, text=True, timeout=300)
+def check(path):
+    run = subprocess.run([ENGINE, "--check", path, "--every", "--threads", "1", "--json"], capture_output=True, text=True, timeout=900)
     try:
         return json.loads(run.stdout)
     except ValueError:
         return {"exact": False, "error": "no answer, exit status %d: %s" % (run.returncode, run.stderr[-300:]), "code": "none"}
 
 
-def most_stages(path):
-    """As many shards as there are legal cuts, up to what --check can do."""
-    low, best = 2, check(path, 2)
-    for stages in range(Model(path).own("block_count"), 2, -1):
-        said = check(path, min(stages, 32))
-        if said.get("code") != "UNSUPPORTED":
-            return min(stages, 32), said
-    return low, best
-
-
-def shards(path, rings, scratch, layers):
-    """One model: (good, what to say)."""
-    if layers:
-        model = Model(path)
-        path = os.path.join(scratch, os.path.basename(path))
-        model.stack(layers)
-        model.write(path)
-    said = check(path, 2)
-    if not layers and rings and said.get("error") == TOO_FEW:
-        return shards(path, rings, scratch, ENOUGH)
-    if not rings:
-        good = said.get("code") == "UNSUPPORTED" and said.get("error")
-        return good, "refused: " + said["error"] if good else "not refused: " + json.dumps(said)
-    text = "exact%s, %d layers" % (", bit-identical" if said.get("bit_identical") else "", said["layers"][-1][1]) if said["exact"] else ""
-    if said["exact"] and layers:
-        stages, said = most_stages(path)
-        text += " in 2 and %d shards" % stages
-    return said["exact"], text if said["exact"] else "NOT EXACT: " + json.dumps(said)
+def stacked(path, scratch, layers):
+    out = os.path.join(scratch, os.path.basename(path))
+    model = Model(path)
+    model.stack(layers)
+    model.write(out)
+    return out
 
 
 def one(path, known, scratch, layers):
-    architecture = Model(path).architecture
+    """One model: (good, what to say)."""
     try:
-        return shards(path, known.get(architecture, False), scratch, layers)
+        said = check(stacked(path, scratch, layers) if layers else path)
+        if not known.get(Model(path).architecture, False):
+            reason = said.get("error", "")
+            good = said.get("code") == "UNSUPPORTED" and 0 < len(reason) < REASON_MAX
+            return good, "refused: " + reason if good else "not refused: " + json.dumps(said)
+        for more in () if layers else ENOUGH:
+            if said.get("error") == TOO_FEW:
+                said = check(stacked(path, scratch, more))
+        if not said["exact"]:
+            return False, "NOT EXACT: " + json.dumps(said)
+        return True, "exact%s, %d layers, %d splits, %d tokens, truncation %s" % (
+            ", bit-identical" if said["bit_identical"] else "", said["layers"][-1][1], said["splits"], said["tokens"],
+            "refused" if said["replays"] else "done")
     except (subprocess.TimeoutExpired, ValueError, KeyError) as error:
         return False, "%s: %s" % (type(error).__name__, error)
     finally:

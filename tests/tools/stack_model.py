@@ -46,9 +46,9 @@ class Reader:
 
 
 class Model:
-    """keys: name -> (type, value); tensors: [name, shape, type, bytes]."""
+    """keys: name -> (type, value); tensors: [name, shape, type, bytes]; directory: (name, shape, type) of each."""
 
-    def __init__(self, path):
+    def __init__(self, path, data=True):
         with open(path, "rb") as file:
             reader = Reader(file.read())
         magic, version, n_tensors, n_keys = reader.take("4sIQQ")
@@ -65,7 +65,8 @@ class Model:
             shape = [reader.take("Q") for _ in range(reader.take("I"))]
             places.append((name, shape, reader.take("I"), reader.take("Q")))
         base = -(-reader.at // ALIGNMENT) * ALIGNMENT
-        for name, shape, kind, offset in places:
+        self.directory = [place[:3] for place in places]
+        for name, shape, kind, offset in places if data else []:
             size = ELEMENT[kind]
             for n in shape:
                 size *= n
@@ -104,6 +105,16 @@ class Model:
             for k in range(have):
                 rest += [["blk.%d.%s" % (i, name)] + tensor[1:] for name, tensor in layers.get(k, []) if source(name, i) == k]
         self.tensors = rest
+
+    def write_parts(self, stem, n):
+        """STEM-00001-of-0000N.gguf and so on, as gguf-split writes them: all keys in the first, tensors in turn."""
+        keys, tensors = self.keys, self.tensors
+        for i in range(n):
+            split = {"split.no": (2, i), "split.count": (2, n), "split.tensors.count": (5, len(tensors))}
+            self.keys = {**keys, **split} if i == 0 else split
+            self.tensors = tensors[len(tensors) * i // n:len(tensors) * (i + 1) // n]
+            self.write("%s-%05d-of-%05d.gguf" % (stem, i + 1, n))
+        self.keys, self.tensors = keys, tensors
 
     def write(self, path):
         out = bytearray(struct.pack("<4sIQQ", b"GGUF", 3, len(self.tensors), len(self.keys)))
