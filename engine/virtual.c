@@ -63,18 +63,18 @@ static void put_key_u32(struct writer *w, const char *name, uint32_t v)
 	put32(w, v);
 }
 
-/* A per-layer array: one number a layer, under the architecture's own prefix. */
+static bool is_own(const struct directory *d, const struct directory_key *key, const char *name)
+{
+	return key == directory_find_own(d, name);
+}
+
+/* A per-layer array: one number a layer, under the architecture's own prefix. Rope has four sections, also where there are four layers. */
 static bool is_per_layer(const struct directory *d, const struct directory_key *key)
 {
 	size_t prefix = strlen(d->architecture);
 
-	return key->type == VALUE_ARRAY && value_size(key->item) && key->count == d->n_layer &&
-	       !strncmp(key->name, d->architecture, prefix) && key->name[prefix] == '.';
-}
-
-static bool is_own(const struct directory *d, const struct directory_key *key, const char *name)
-{
-	return key == directory_find_own(d, name);
+	return key->type == VALUE_ARRAY && value_size(key->item) && key->count == d->n_layer && !strncmp(key->name, d->architecture, prefix) &&
+	       key->name[prefix] == '.' && !is_own(d, key, "rope.dimension_sections");
 }
 
 /* Keys about the whole model that a shard says differently, and how:

@@ -426,6 +426,51 @@ static void what_acts_once_does_nothing_in_later_shards(void **state)
 	close_model(&o);
 }
 
+static void arrays_of_one_number_a_layer_are_cut_and_no_others(void **state)
+{
+	struct tiny_model four = llama6;
+	struct opened o, shard;
+	struct virtual_file file;
+	uint64_t v;
+
+	four.n_layer = 4;                /* as many as rope has sections */
+	four.once = four.kv_heads_array = true;
+	four.attention_every = 3;        /* heads in layers 0 and 3 */
+	open_model(&o, &four);
+	assert_int_equal(virtual_init(&file, &o.source, &o.directory, (struct layer_range){ 2, 4 }, VIRTUAL_END, why, sizeof why), 0);
+	materialise(&file, &shard);
+	assert_int_equal(directory_find(&shard.directory, "llama.attention.head_count_kv")->count, 2);
+	assert_true(directory_uint_at(&shard.directory, directory_find(&shard.directory, "llama.attention.head_count_kv"), 0, &v) && v == 0);
+	assert_true(directory_uint_at(&shard.directory, directory_find(&shard.directory, "llama.attention.head_count_kv"), 1, &v) && v > 0);
+	assert_int_equal(directory_find(&shard.directory, "llama.rope.dimension_sections")->count, 4);
+	virtual_release(&file);
+	close_model(&shard);
+	close_model(&o);
+}
+
+static void a_key_that_the_small_ones_lack_is_said_in_their_shards(void **state)
+{
+	struct tiny_model lite = llama6;
+	struct opened o, shard;
+	struct virtual_file file;
+	uint64_t v;
+
+	lite.architecture = "deepseek2";
+	open_model(&o, &lite);
+	assert_int_equal(virtual_init(&file, &o.source, &o.directory, (struct layer_range){ 0, 4 }, VIRTUAL_INNER, why, sizeof why), 0);
+	materialise(&file, &shard);
+	assert_true(directory_uint(&shard.directory, directory_find_own(&shard.directory, "attention.q_lora_rank"), &v));
+	assert_int_equal(v, 0);
+	virtual_release(&file);
+	close_model(&shard);
+	assert_int_equal(virtual_init(&file, &o.source, &o.directory, (struct layer_range){ 0, 6 }, VIRTUAL_WHOLE, why, sizeof why), 0);
+	materialise(&file, &shard);
+	assert_null(directory_find_own(&shard.directory, "attention.q_lora_rank"));
+	virtual_release(&file);
+	close_model(&shard);
+	close_model(&o);
+}
+
 static void the_embedding_keeps_its_name_where_libllama_knows_no_other_output(void **state)
 {
 	struct tiny_model command = llama6;
@@ -730,6 +775,8 @@ int main(void)
 		cmocka_unit_test(what_acts_once_does_nothing_in_later_shards),
 		cmocka_unit_test(the_embedding_keeps_its_name_where_libllama_knows_no_other_output),
 		cmocka_unit_test(windows_are_cut_where_both_kinds_of_layers_stay),
+		cmocka_unit_test(arrays_of_one_number_a_layer_are_cut_and_no_others),
+		cmocka_unit_test(a_key_that_the_small_ones_lack_is_said_in_their_shards),
 		cmocka_unit_test(layers_with_a_state_and_with_attention_stay_together),
 		cmocka_unit_test(no_shard_has_a_layer_count_that_means_another_model),
 	};

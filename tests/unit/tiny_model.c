@@ -303,6 +303,9 @@ void tiny_model_write(const struct tiny_model *model, struct buf *out)
 	if (model->once) {
 		key_u32(m, ".leading_dense_block_count", 3);
 		key_f32(m, ".embedding_scale", 12);
+		key_array(m, ".rope.dimension_sections", VALUE_I32, 4);
+		for (uint32_t i = 0; i < 4; i++)
+			put32(&m->keys, i);
 	}
 	if (model->parts) {
 		first = m->n_tensors * model->part / model->parts;

@@ -27,7 +27,7 @@ struct tiny_model {
 	uint32_t window;                /* gemma3: attention.sliding_window */
 	uint32_t seed;
 	bool once;                      /* with what acts once or counts from layer 0: leading_dense_block_count 3, embedding_scale 12 and
-					 * position_embd.weight */
+					 * position_embd.weight; with rope.dimension_sections too */
 	unsigned part, parts;           /* of a split model: part 0 .. parts - 1; parts 0: one file */
 };
 
