@@ -21,12 +21,16 @@ struct grammar {
 int grammar_new(struct grammar **out, const struct llama_vocab *vocab, const char *text, char *why, size_t why_size)
 {
 	struct grammar *g;
+	int err;
 
 	*out = NULL;
 	if (!vocab || llama_vocab_type(vocab) == LLAMA_VOCAB_TYPE_NONE) {
 		snprintf(why, why_size, "the model has no vocabulary, so a grammar cannot guide it");
 		return ERR_UNSUPPORTED;
 	}
+	err = gbnf_check(text, strlen(text), why, why_size);
+	if (err)
+		return err;
 	g = calloc(1, sizeof *g);
 	if (!g)
 		return -ENOMEM;

@@ -4,8 +4,8 @@
  * was when they begin as before, and starts over when they do not. So a replay, or writing from an earlier position, needs no
  * care, and nothing is kept that the session's history does not have.
  *
- * libllama ends the process when a token comes that the grammar does not know; so each is asked about first. The daemon has
- * checked the text (daemon/api/gbnf.h), because libllama prints what it cannot read.
+ * libllama ends the process when a token comes that the grammar does not know; so each is asked about first. The text is checked
+ * before libllama sees it (proto/gbnf.h), because it prints what it cannot read.
  *
  * Thread: one. Owner: a session. SPDX-License-Identifier: AGPL-3.0-or-later */
 #ifndef ENGINE_GRAMMAR_H
@@ -16,7 +16,7 @@
 struct llama_vocab;
 struct grammar;
 
-/* text: ends with NUL. ERR_MALFORMED: libllama cannot use it. ERR_UNSUPPORTED: the model has no vocabulary. */
+/* text: ends with NUL. ERR_MALFORMED, ERR_LIMIT: it cannot be used. ERR_UNSUPPORTED: the model has no vocabulary. */
 int grammar_new(struct grammar **out, const struct llama_vocab *vocab, const char *text, char *why, size_t why_size);
 void grammar_free(struct grammar *grammar);         /* NULL is fine */
 

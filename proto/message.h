@@ -10,6 +10,7 @@
 #define PROTO_MESSAGE_H
 
 #include "proto/frame.h"
+#include "proto/gbnf.h"
 #include "proto/ticket.h"
 
 #define PROTOCOL_VERSION 1
@@ -182,7 +183,7 @@ struct sampling {
 };
 #define LOGIT_BIAS_MAX 1024
 #define LOGIT_BIAS_BYTES 8
-#define GRAMMAR_BYTES_MAX (64u << 10)
+#define GRAMMAR_BYTES_MAX GBNF_BYTES_MAX
 struct logit_bias {
 	int32_t id;
 	float bias;

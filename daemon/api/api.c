@@ -14,7 +14,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "daemon/api/api_internal.h"
@@ -25,36 +24,6 @@
 #define CLIENT_LOOK_MS 250
 #define CONNECTION_MEMORY (24u << 10)     /* MHD's pool for one connection: bounds the headers */
 #define STREAM_BLOCK 4096
-
-struct api {
-	struct api_config config;
-	struct MHD_Daemon *mhd;
-	uv_poll_t poll;
-	uv_timer_t timer, look;
-	uv_prepare_t prepare;
-	unsigned open_handles;
-	bool run_due, draining, closing;
-	uint16_t port;
-	struct request *requests;
-	size_t running;
-	uint64_t counts[6];               /* answers by status class: [2] 2xx ... */
-	void (*on_closed)(void *arg);
-	void *on_closed_arg;
-};
-
-struct request {
-	struct api *api;
-	struct MHD_Connection *connection;
-	struct request *next;
-	struct buf body;                  /* as it came */
-	struct buf out;                   /* text of a whole answer, or SSE bytes not sent yet */
-	bool too_large, asked, suspended, answering, ended, gone, started;
-	bool stream, include_usage;
-	struct api_head head;
-	struct route_question *question;
-	struct route_result result;
-	struct api_error error;           /* status 0: none */
-};
 
 /* --- MHD and the loop ------------------------------------------------------------------------------- */
 
@@ -92,7 +61,7 @@ static void on_prepare(uv_prepare_t *prepare)
 		schedule(api);
 }
 
-static void resume(struct request *r)
+void api_resume(struct request *r)
 {
 	if (!r->suspended)
 		return;
@@ -101,7 +70,7 @@ static void resume(struct request *r)
 	r->api->run_due = true;
 }
 
-static void suspend(struct request *r)
+void api_suspend(struct request *r)
 {
 	r->suspended = true;
 	MHD_suspend_connection(r->connection);
@@ -131,7 +100,7 @@ static void common_headers(struct request *r, struct MHD_Response *response)
 	MHD_add_response_header(response, "X-Content-Type-Options", "nosniff");
 }
 
-static enum MHD_Result reply(struct request *r, unsigned status, const char *type, const struct buf *body)
+enum MHD_Result api_reply(struct request *r, unsigned status, const char *type, const struct buf *body)
 {
 	struct MHD_Response *response = MHD_create_response_from_buffer(body->length, body->data, MHD_RESPMEM_MUST_COPY);
 	if (!response)
@@ -152,12 +121,12 @@ static enum MHD_Result reply(struct request *r, unsigned status, const char *typ
 	return ok;
 }
 
-static enum MHD_Result reply_error(struct request *r)
+enum MHD_Result api_reply_error(struct request *r)
 {
 	struct buf text;
 	buf_init(&text, 64 << 10);
 	api_error_json(&r->error, &text);
-	enum MHD_Result ok = reply(r, r->error.status, "application/json", &text);
+	enum MHD_Result ok = api_reply(r, r->error.status, "application/json", &text);
 	buf_release(&text);
 	return ok;
 }
@@ -174,11 +143,11 @@ static ssize_t on_stream_read(void *arg, uint64_t position, char *out, size_t ma
 	}
 	if (r->ended)
 		return r->gone ? MHD_CONTENT_READER_END_WITH_ERROR : MHD_CONTENT_READER_END_OF_STREAM;
-	suspend(r);
+	api_suspend(r);
 	return 0;
 }
 
-static enum MHD_Result reply_stream(struct request *r)
+enum MHD_Result api_reply_stream(struct request *r)
 {
 	struct MHD_Response *response = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, STREAM_BLOCK, on_stream_read, r, NULL);
 	if (!response)
@@ -189,212 +158,6 @@ static enum MHD_Result reply_stream(struct request *r)
 	r->api->counts[2]++;
 	enum MHD_Result ok = MHD_queue_response(r->connection, 200, response);
 	MHD_destroy_response(response);
-	return ok;
-}
-
-/* --- an answer on its way --------------------------------------------------------------------------- */
-
-static void stop_question(struct request *r)
-{
-	if (!r->question)
-		return;
-	struct route_question *q = r->question;
-	r->question = NULL;
-	r->api->running--;
-	route_cancel(q);
-}
-
-static void on_start(void *arg, const char *model, uint32_t prompt_tokens)
-{
-	struct request *r = arg;
-	(void)prompt_tokens;
-	text_copy(r->head.model, sizeof r->head.model, model);
-}
-
-static void on_text(void *arg, const char *text, size_t n, const struct token *token)
-{
-	struct request *r = arg;
-	(void)token;
-	int err = 0;
-	if (r->stream) {
-		if (!r->started) {
-			r->started = true;
-			api_chunk_start(&r->out, &r->head);
-		}
-		api_chunk_text(&r->out, &r->head, text, n);
-	} else {
-		err = buf_append(&r->out, text, n);
-	}
-	bool too_much = err || r->out.length > API_QUEUE_MAX;
-	if (too_much) {
-		/* The client does not read its stream: its answer is given up rather than kept in memory. */
-		r->gone = r->stream;
-		r->ended = true;
-		if (!r->stream)
-			api_error_set(&r->error, 500, "server_error", "answer_too_large", NULL,
-				      "the answer grew past %u MiB: ask for fewer tokens or with stream: true", API_QUEUE_MAX >> 20);
-		stop_question(r);
-	}
-	if (r->stream || too_much)
-		resume(r);
-}
-
-static void on_end(void *arg, const struct route_result *result)
-{
-	struct request *r = arg;
-	r->question = NULL;
-	r->api->running--;
-	r->ended = true;
-	r->result = *result;
-	if (result->err)
-		api_error_from(&r->error, result->err, result->detail, result->retry_after);
-	if (r->stream && !result->err) {
-		if (!r->started)
-			api_chunk_start(&r->out, &r->head);
-		r->started = true;
-		api_chunk_end(&r->out, &r->head, result, r->include_usage);
-	} else if (r->stream && r->started) {
-		api_chunk_error(&r->out, &r->error);
-	}
-	resume(r);
-}
-
-/* Why the model cannot answer now, in words. */
-static void explain(struct request *r, const char *name, int err)
-{
-	char text[512];
-	uint32_t retry = route_explain(r->api->config.route, name, err, text, sizeof text);
-	api_error_from(&r->error, err, text, retry);
-}
-
-static enum MHD_Result ask(struct request *r, bool chat)
-{
-	struct api *api = r->api;
-	struct api_question q;
-	r->asked = true;
-	if (api->draining || api->closing) {
-		api_error_set(&r->error, 503, "server_error", "stopping", NULL, "this node is stopping");
-		r->error.retry_after = 10;
-		return reply_error(r);
-	}
-	if (api_parse(r->body.data ? r->body.data : (uint8_t *)"", r->body.length, chat, &q, &r->error)) {
-		api_question_release(&q);
-		return reply_error(r);
-	}
-	uint8_t id[12];
-	char hex[2 * sizeof id + 1];
-	randombytes_buf(id, sizeof id);
-	text_hex(id, sizeof id, hex);
-	snprintf(r->head.id, sizeof r->head.id, "%s-%s", chat ? "chatcmpl" : "cmpl", hex);
-	r->head.chat = chat;
-	r->head.created = (uint64_t)time(NULL);
-	r->stream = q.stream;
-	r->include_usage = q.include_usage;
-	if (!q.has_seed)
-		randombytes_buf(&q.sampling.seed, sizeof q.sampling.seed);
-	struct route_ask a = {
-		.model = q.model, .chat = chat, .n_messages = q.n_messages, .messages = q.messages, .max_tokens = q.max_tokens, .sampling = q.sampling,
-		.n_stops = q.n_stops, .via = q.via, .on_start = on_start, .on_text = on_text, .on_end = on_end, .arg = r,
-	};
-	memcpy(a.stops, q.stops, sizeof a.stops);
-	/* Only who has the same key goes on with what was asked with it. admit() found it right. */
-	const char *key = MHD_lookup_connection_value(r->connection, MHD_HEADER_KIND, "Authorization");
-	crypto_generichash(a.tenant, sizeof a.tenant, (const uint8_t *)key, strlen(key), NULL, 0);
-	int err = route_ask(api->config.route, &a, &r->question);
-	if (err)
-		explain(r, q.model, err);
-	api_question_release(&q);
-	buf_release(&r->body);                   /* nothing said is kept longer than it is needed */
-	if (err)
-		return reply_error(r);
-	api->running++;
-	suspend(r);
-	return MHD_YES;
-}
-
-/* After the ring has something to say: called by MHD when the connection was resumed. */
-static enum MHD_Result answer(struct request *r)
-{
-	if (r->answering)
-		return MHD_YES;
-	if (r->gone)
-		return MHD_NO;
-	if (r->ended && r->error.status && !r->started)
-		return reply_error(r);
-	if (r->stream)
-		return reply_stream(r);
-	if (!r->ended) {                         /* resumed for nothing */
-		suspend(r);
-		return MHD_YES;
-	}
-	struct buf whole;
-	buf_init(&whole, 8 * (size_t)API_QUEUE_MAX);
-	api_whole(&whole, &r->head, r->out.data ? (const char *)r->out.data : "", r->out.length, &r->result);
-	enum MHD_Result ok = reply(r, 200, "application/json", &whole);
-	buf_release(&whole);
-	return ok;
-}
-
-/* --- other resources ---------------------------------------------------------------------------------- */
-
-static enum MHD_Result get_models(struct request *r, const char *one)
-{
-	struct buf text;
-	enum MHD_Result ok;
-	buf_init(&text, 1 << 20);
-	if (one) {
-		struct route_model m;
-		char why[300] = "";
-		int err = route_find(r->api->config.route, one, &m, why, sizeof why);
-		if (err) {
-			api_error_from(&r->error, err, why, 0);
-			buf_release(&text);
-			return reply_error(r);
-		}
-		api_model(&text, &m);
-	} else {
-		struct route_model *models = calloc(ROUTE_MODELS_MAX, sizeof *models);
-		size_t n = models ? route_models(r->api->config.route, models, ROUTE_MODELS_MAX) : 0;
-		api_models(&text, models, n);
-		free(models);
-	}
-	ok = reply(r, 200, "application/json", &text);
-	buf_release(&text);
-	return ok;
-}
-
-static enum MHD_Result get_health(struct request *r)
-{
-	struct buf text;
-	buf_init(&text, 256);
-	buf_append_str(&text, r->api->draining ? "{\"status\":\"stopping\"}" : "{\"status\":\"ok\"}");
-	enum MHD_Result ok = reply(r, r->api->draining ? 503 : 200, "application/json", &text);
-	buf_release(&text);
-	return ok;
-}
-
-static enum MHD_Result get_metrics(struct request *r)
-{
-	struct api *api = r->api;
-	struct route_counts c = route_counts(api->config.route);
-	struct buf text;
-	buf_init(&text, 1 << 20);
-	buf_printf(&text, "# HELP essaim_http_responses_total Answers by status class.\n# TYPE essaim_http_responses_total counter\n");
-	for (unsigned i = 2; i < 6; i++)
-		buf_printf(&text, "essaim_http_responses_total{class=\"%uxx\"} %llu\n", i, (unsigned long long)api->counts[i]);
-	buf_printf(&text, "# HELP essaim_questions_total Questions asked at this node.\n# TYPE essaim_questions_total counter\nessaim_questions_total %llu\n",
-		   (unsigned long long)c.questions);
-	buf_printf(&text, "# HELP essaim_questions_failed_total Of them, those that ended with an error.\n"
-			  "# TYPE essaim_questions_failed_total counter\nessaim_questions_failed_total %llu\n", (unsigned long long)c.failed);
-	buf_printf(&text, "# HELP essaim_questions_running Questions being answered.\n# TYPE essaim_questions_running gauge\nessaim_questions_running %zu\n",
-		   c.running);
-	buf_printf(&text, "# HELP essaim_tokens_total Tokens of prompts and answers of questions asked here.\n# TYPE essaim_tokens_total counter\n"
-			  "essaim_tokens_total{kind=\"prompt\"} %llu\nessaim_tokens_total{kind=\"completion\"} %llu\n",
-		   (unsigned long long)c.prompt_tokens, (unsigned long long)c.completion_tokens);
-	if (api->config.metrics)
-		api->config.metrics(api->config.arg, &text);
-	enum MHD_Result ok = reply(r, 200, "text/plain; version=0.0.4; charset=utf-8", &text);
-	buf_release(&text);
 	return ok;
 }
 
@@ -471,33 +234,33 @@ static enum MHD_Result dispatch(struct request *r, const char *url, const char *
 	struct buf empty = {0};
 	if (r->too_large) {
 		api_error_set(&r->error, 413, "invalid_request_error", "too_large", NULL, "a request has at most %u MiB", API_BODY_MAX >> 20);
-		return reply_error(r);
+		return api_reply_error(r);
 	}
 	if (!strcmp(method, "OPTIONS"))
-		return reply(r, 204, "text/plain", &empty);
+		return api_reply(r, 204, "text/plain", &empty);
 	if (chat || !strcmp(url, "/v1/completions")) {
 		if (post)
-			return ask(r, chat);
+			return api_ask(r, chat);
 	} else if (!strcmp(url, "/v1/models")) {
 		if (get)
-			return get_models(r, NULL);
+			return api_get_models(r, NULL);
 	} else if (!strncmp(url, "/v1/models/", 11) && url[11]) {
 		if (get)
-			return get_models(r, url + 11);
+			return api_get_models(r, url + 11);
 	} else if (!strcmp(url, "/health")) {
 		if (get)
-			return get_health(r);
+			return api_get_health(r);
 	} else if (!strcmp(url, "/metrics")) {
 		if (get)
-			return get_metrics(r);
+			return api_get_metrics(r);
 	} else {
 		api_error_set(&r->error, 404, "invalid_request_error", "not_found", NULL,
 			      "there is no such resource here; there are /v1/models, /v1/chat/completions, /v1/completions, /health and /metrics");
-		return reply_error(r);
+		return api_reply_error(r);
 	}
 	api_error_set(&r->error, 405, "invalid_request_error", "method_not_allowed", NULL, "that resource takes %s",
 		      chat || !strcmp(url, "/v1/completions") ? "POST" : "GET");
-	return reply_error(r);
+	return api_reply_error(r);
 }
 
 /* --- MHD's callbacks ------------------------------------------------------------------------------------ */
@@ -519,7 +282,7 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *connection, 
 		r->next = api->requests;
 		api->requests = r;
 		*state = r;
-		return admit(r, url, method) ? MHD_YES : reply_error(r);
+		return admit(r, url, method) ? MHD_YES : api_reply_error(r);
 	}
 	if (r->answering)
 		return MHD_YES;
@@ -531,7 +294,7 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *connection, 
 		*upload_size = 0;
 		return MHD_YES;
 	}
-	return r->asked ? answer(r) : dispatch(r, url, method);
+	return r->asked ? api_answer(r) : dispatch(r, url, method);
 }
 
 static void on_completed(void *cls, struct MHD_Connection *connection, void **state, enum MHD_RequestTerminationCode why)
@@ -544,7 +307,7 @@ static void on_completed(void *cls, struct MHD_Connection *connection, void **st
 		return;
 	*state = NULL;
 	r->suspended = false;
-	stop_question(r);
+	api_forget(r);
 	for (struct request **at = &api->requests; *at; at = &(*at)->next)
 		if (*at == r) {
 			*at = r->next;
@@ -566,9 +329,9 @@ static void on_look(uv_timer_t *timer)
 		ssize_t n = info ? recv(info->connect_fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) : 1;
 		if (n > 0 || (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)))
 			continue;
-		r->gone = r->ended = true;
-		stop_question(r);
-		resume(r);
+		r->gone = true;
+		api_stop(r);
+		api_resume(r);
 	}
 }
 
@@ -681,9 +444,9 @@ void api_close(struct api *api, void (*on_closed)(void *arg), void *arg)
 	api->on_closed = on_closed;
 	api->on_closed_arg = arg;
 	for (struct request *r = api->requests; r; r = r->next) {
-		stop_question(r);
-		r->gone = r->ended = true;
-		resume(r);
+		r->gone = true;
+		api_stop(r);
+		api_resume(r);
 	}
 	MHD_run(api->mhd);                       /* lets the resumed connections notice; stop wants none suspended */
 	uv_poll_stop(&api->poll);

@@ -111,67 +111,101 @@ static const char *chunk_object(const struct api_head *head)
 	return head->chat ? "chat.completion.chunk" : "text_completion";
 }
 
-static void usage_into(struct buf *out, const struct route_result *r)
+static void usage_into(struct buf *out, const struct api_choice *choices, size_t n)
 {
-	buf_printf(out, ",\"usage\":{\"prompt_tokens\":%u,\"completion_tokens\":%u,\"total_tokens\":%u,\"prompt_tokens_details\":{\"cached_tokens\":%u}}",
-		   r->prompt_tokens, r->completion_tokens, r->prompt_tokens + r->completion_tokens, r->cached_tokens);
+	uint64_t prompt = 0, completion = 0, cached = 0;
+	for (size_t i = 0; i < n; i++) {
+		prompt = choices[i].result.prompt_tokens;        /* the same text for all, counted once */
+		cached = choices[i].result.cached_tokens > cached ? choices[i].result.cached_tokens : cached;
+		completion += choices[i].result.completion_tokens;
+	}
+	buf_printf(out, ",\"usage\":{\"prompt_tokens\":%llu,\"completion_tokens\":%llu,\"total_tokens\":%llu,\"prompt_tokens_details\":{\"cached_tokens\":%llu}}",
+		   (unsigned long long)prompt, (unsigned long long)completion, (unsigned long long)(prompt + completion), (unsigned long long)cached);
 }
 
-/* Who computed what and who saw what (DESIGN D18); clients of OpenAI's API pass over keys they do not know. */
-static void disclosure_into(struct buf *out, const struct route_result *r)
+static void stages_into(struct buf *out, const struct route_result *r, size_t choice, bool several)
 {
-	buf_append_str(out, ",\"essaim\":{");
-	if (r->via[0]) {                         /* it answered in this node's place, and saw the text */
-		buf_append_str(out, "\"via\":{\"node\":");
-		string(out, r->via);
-		buf_append_str(out, ",\"association\":");
-		string(out, r->via_association);
-		buf_append_str(out, "},");
-	}
-	buf_append_str(out, "\"stages\":[");
 	for (size_t i = 0; i < r->n_stages; i++) {
 		const struct route_stage *s = &r->stages[i];
-		buf_append_str(out, i ? ",{\"node\":" : "{\"node\":");
+		buf_append_str(out, i || choice ? ",{" : "{");
+		if (several)
+			buf_printf(out, "\"choice\":%zu,", choice);
+		buf_append_str(out, "\"node\":");
 		string(out, s->name);
 		buf_append_str(out, ",\"association\":");
 		string(out, s->association);
 		buf_printf(out, ",\"layers\":[%u,%u],\"rows\":%llu,\"compute_seconds\":%.6f,\"saw\":\"%s\"}", s->range.first, s->range.end,
 			   (unsigned long long)s->rows, (double)s->microseconds * 1e-6, s->text ? "text" : "activations");
 	}
-	buf_printf(out, "],\"prefill_seconds\":%.6f,\"decode_seconds\":%.6f}", (double)r->prefill_us * 1e-6, (double)r->decode_us * 1e-6);
 }
 
-void api_chunk_start(struct buf *out, const struct api_head *head)
+/* Who computed what and who saw what (DESIGN D18), of each choice; clients of OpenAI's API pass over keys they do not know. */
+static void disclosure_into(struct buf *out, const struct api_choice *choices, size_t n)
+{
+	uint64_t prefill = 0, decode = 0;
+	const struct route_result *any = &choices[n - 1].result;
+	buf_append_str(out, ",\"essaim\":{");
+	if (any->via[0]) {                       /* it answered in this node's place, and saw the text */
+		buf_append_str(out, "\"via\":{\"node\":");
+		string(out, any->via);
+		buf_append_str(out, ",\"association\":");
+		string(out, any->via_association);
+		buf_append_str(out, "},");
+	}
+	buf_append_str(out, "\"stages\":[");
+	for (size_t i = 0; i < n; i++) {
+		const struct route_result *r = &choices[i].result;
+		stages_into(out, r, i, n > 1);
+		prefill = r->prefill_us > prefill ? r->prefill_us : prefill;
+		decode = r->decode_us > decode ? r->decode_us : decode;
+	}
+	buf_printf(out, "],\"prefill_seconds\":%.6f,\"decode_seconds\":%.6f}", (double)prefill * 1e-6, (double)decode * 1e-6);
+}
+
+static void chunk_begin(struct buf *out, const struct api_head *head)
+{
+	buf_append_str(out, "data: ");
+	head_into(out, head, chunk_object(head));
+}
+
+void api_chunk_start(struct buf *out, const struct api_head *head, size_t index)
 {
 	if (!head->chat)
 		return;
-	buf_append_str(out, "data: ");
-	head_into(out, head, chunk_object(head));
-	buf_append_str(out, ",\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,\"finish_reason\":null}]}\n\n");
+	chunk_begin(out, head);
+	buf_printf(out, ",\"choices\":[{\"index\":%zu,\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,\"finish_reason\":null}]}\n\n",
+		   index);
 }
 
-void api_chunk_text(struct buf *out, const struct api_head *head, const char *text, size_t n)
+void api_chunk_text(struct buf *out, const struct api_head *head, size_t index, const char *text, size_t n, struct api_logprobs *logprobs)
 {
-	buf_append_str(out, "data: ");
-	head_into(out, head, chunk_object(head));
-	buf_append_str(out, head->chat ? ",\"choices\":[{\"index\":0,\"delta\":{\"content\":" : ",\"choices\":[{\"index\":0,\"text\":");
+	chunk_begin(out, head);
+	buf_printf(out, head->chat ? ",\"choices\":[{\"index\":%zu,\"delta\":{\"content\":" : ",\"choices\":[{\"index\":%zu,\"text\":", index);
 	api_json_string(out, text, n);
-	buf_append_str(out, head->chat ? "},\"logprobs\":null,\"finish_reason\":null}]}\n\n" : ",\"logprobs\":null,\"finish_reason\":null}]}\n\n");
+	buf_append_str(out, head->chat ? "},\"logprobs\":" : ",\"logprobs\":");
+	api_logprobs_write(out, logprobs);
+	buf_append_str(out, ",\"finish_reason\":null}]}\n\n");
 }
 
-void api_chunk_end(struct buf *out, const struct api_head *head, const struct route_result *result, bool usage)
+void api_chunk_end(struct buf *out, const struct api_head *head, const struct api_choice *choices, size_t index, size_t n)
 {
-	buf_append_str(out, "data: ");
-	head_into(out, head, chunk_object(head));
-	buf_printf(out, ",\"choices\":[{\"index\":0,%s,\"logprobs\":null,\"finish_reason\":\"%s\"}]", head->chat ? "\"delta\":{}" : "\"text\":\"\"",
-		   result->finish);
-	disclosure_into(out, result);
+	chunk_begin(out, head);
+	buf_printf(out, ",\"choices\":[{\"index\":%zu,%s,\"logprobs\":null,\"finish_reason\":\"%s\"}]", index,
+		   head->chat ? "\"delta\":{}" : "\"text\":\"\"", choices[index].result.finish);
+	bool last = true;
+	for (size_t i = 0; i < n; i++)
+		last = last && choices[i].ended;
+	if (last)
+		disclosure_into(out, choices, n);
 	buf_append_str(out, "}\n\n");
+}
+
+void api_chunk_done(struct buf *out, const struct api_head *head, const struct api_choice *choices, size_t n, bool usage)
+{
 	if (usage) {
-		buf_append_str(out, "data: ");
-		head_into(out, head, chunk_object(head));
+		chunk_begin(out, head);
 		buf_append_str(out, ",\"choices\":[]");
-		usage_into(out, result);
+		usage_into(out, choices, n);
 		buf_append_str(out, "}\n\n");
 	}
 	buf_append_str(out, "data: [DONE]\n\n");
@@ -184,14 +218,22 @@ void api_chunk_error(struct buf *out, const struct api_error *error)
 	buf_append_str(out, "\n\n");
 }
 
-void api_whole(struct buf *out, const struct api_head *head, const char *text, size_t n, const struct route_result *result)
+void api_whole(struct buf *out, const struct api_head *head, struct api_choice *choices, size_t n, bool logprobs)
 {
 	head_into(out, head, head->chat ? "chat.completion" : "text_completion");
-	buf_append_str(out, head->chat ? ",\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":" : ",\"choices\":[{\"index\":0,\"text\":");
-	api_json_string(out, text, n);
-	buf_printf(out, "%s,\"logprobs\":null,\"finish_reason\":\"%s\"}]", head->chat ? "}" : "", result->finish);
-	usage_into(out, result);
-	disclosure_into(out, result);
+	buf_append_str(out, ",\"choices\":[");
+	for (size_t i = 0; i < n; i++) {
+		struct api_choice *c = &choices[i];
+		buf_printf(out, "%s{\"index\":%zu,%s", i ? "," : "", i,
+			   head->chat ? "\"message\":{\"role\":\"assistant\",\"content\":" : "\"text\":");
+		api_json_string(out, c->text.length ? (const char *)c->text.data : "", c->text.length);
+		buf_append_str(out, head->chat ? ",\"refusal\":null},\"logprobs\":" : ",\"logprobs\":");
+		api_logprobs_write(out, logprobs ? &c->logprobs : NULL);
+		buf_printf(out, ",\"finish_reason\":\"%s\"}", c->result.finish);
+	}
+	buf_append_str(out, "]");
+	usage_into(out, choices, n);
+	disclosure_into(out, choices, n);
 	buf_append_str(out, "}");
 }
 

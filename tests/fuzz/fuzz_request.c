@@ -23,6 +23,12 @@ static const char *const seeds[] = {
 	"\0{\"model\":\"m\",\"prompt\":\"a\",\"stop\":\"x\",\"n\":1,\"best_of\":1,\"ignore_eos\":true}",
 	"\0{\"model\":\"m\",\"prompt\":[\"a\"],\"stop\":[\"x\",\"\",\"yy\"],\"echo\":false,\"logprobs\":null}",
 	"\1{\"model\":\"m\",\"messages\":[],\"tools\":[1],\"response_format\":{\"type\":\"text\"}}",
+	"\1{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"n\":8,\"logprobs\":true,\"top_logprobs\":20,"
+	"\"logit_bias\":{\"0\":-100,\"77\":5.5},\"tool_choice\":\"none\",\"modalities\":[\"text\"]}",
+	"\0{\"model\":\"m\",\"prompt\":\"a\",\"grammar\":\"root ::= \\\"a\\\" | [b-d]{2,3}\",\"logprobs\":3,\"best_of\":2,\"n\":2}",
+	"\1{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"response_format\":{\"type\":\"json_schema\",\"json_schema\":"
+	"{\"name\":\"n\",\"schema\":{\"properties\":{\"a\":{\"type\":\"integer\"}},\"required\":[\"a\"]}}}}",
+	"\1{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"a\",\"name\":\"x\"}],\"response_format\":{\"type\":\"json_object\"}}",
 };
 
 bool fuzz_seed(size_t i, struct buf *out)
@@ -82,6 +88,14 @@ static void must_be_sound(const struct api_question *q, size_t body_length)
 	must(s->top_k >= 0 && isfinite(s->repeat_penalty) && s->repeat_penalty > 0);
 	must(fabsf(s->presence_penalty) <= 2 && fabsf(s->frequency_penalty) <= 2);
 	must(!q->include_usage || q->stream);
+	must(q->n_choices >= 1 && q->n_choices <= API_CHOICES_MAX);
+	must(s->top <= TOP_LOGPROBS_MAX && (q->logprobs || !s->top));
+	must(s->n_bias <= LOGIT_BIAS_MAX);
+	for (size_t i = 0; i < s->n_bias; i++)
+		must(logit_bias_get(s, i).id >= 0 && fabsf(logit_bias_get(s, i).bias) <= 100);
+	char why[200];
+	must(!s->grammar_length || gbnf_check(s->grammar, s->grammar_length, why, sizeof why) == 0);
+	must(!s->grammar_length || !s->ignore_end);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
