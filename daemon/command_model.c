@@ -448,11 +448,15 @@ void command_model_clear(void *arg, struct control_request *r, yyjson_val *args)
 	uint8_t model[KEY_BYTES];
 	if (command_find_model(d, r, args, model))
 		return;
-	stage_clear(d->stage, model);
 	struct residency *residency = residency_find(d, model);
-	residency->state = STAGE_NONE;
+	bool ended = residency->state == STAGE_QUARANTINED || residency->state == STAGE_FAILED;
+	stage_clear(d->stage, model);
+	quarantine_remove(d->home, model);
+	if (ended) {
+		residency->state = STAGE_NONE;
+		residency->why[0] = 0;
+		residency->retry_at = daemon_ms(d);
+	}
 	residency->attempts = 0;
-	residency->why[0] = 0;
-	residency->retry_at = daemon_ms(d);
 	done_with_model(d, r, model);
 }

@@ -7,6 +7,7 @@
  *   residency.c     placement -> store -> stage: what this node holds and runs
  *   sharing_watch.c when it shares: opens and closes (rules: sharing.h; load: machine.h)
  *   doctor*.c       what is wrong and what to do: judgements, this machine; doctor.h
+ *   quarantine.c    models whose engines died again and again, over restarts
  *   views.c         read-only views for route, permission for ring, metrics
  *   views_gateway.c the same for gateway mode
  *   command_*.c     what the command line asks for, over control/
@@ -142,6 +143,11 @@ int sharing_pause(struct daemon *d, uint64_t until);     /* Unix seconds, SHARIN
 /* Says once whether it is open, or why not: "paused for another 2 h". */
 void sharing_say(const struct daemon *d, void (*say)(void *arg, const char *format, ...) __attribute__((format(printf, 2, 3))), void *arg);
 char *sharing_text(const struct daemon *d, char *out, size_t size);     /* the same, as text; returns out */
+
+/* quarantine.c: HOME/quarantine/MODEL, a line that says why; it lasts until `essaim model clear` */
+bool quarantine_read(const char *home, const uint8_t model[KEY_BYTES], char *why, size_t size);
+void quarantine_write(const char *home, const uint8_t model[KEY_BYTES], const char *why);
+void quarantine_remove(const char *home, const uint8_t model[KEY_BYTES]);
 
 /* views.c */
 size_t views_models(void *arg, struct route_model *out, size_t max);

@@ -86,6 +86,8 @@ static bool on_manifest(const struct record *record, void *arg)
 		struct residency *r = &d->models[d->n_models++];
 		memset(r, 0, sizeof *r);
 		memcpy(r->model, record->subject, KEY_BYTES);
+		if (quarantine_read(d->home, r->model, r->why, sizeof r->why))
+			stage_quarantine(d->stage, r->model, r->why);
 	}
 	manifest_free(&body);
 	return true;
@@ -167,7 +169,8 @@ static void place(struct daemon *d, struct residency *r)
 
 	struct layer_range ranges[RANGES_MAX];
 	size_t n_ranges = 0;
-	r->why[0] = 0;
+	if (r->state != STAGE_FAILED && r->state != STAGE_QUARANTINED)     /* what is wrong with its engine stays said */
+		r->why[0] = 0;
 	int err = placement_choose(&model, g.nodes, g.n, g.self, ranges, &n_ranges);
 	free(g.nodes);
 	if (err) {
@@ -214,6 +217,10 @@ static void place(struct daemon *d, struct residency *r)
 
 static void start_engine(struct daemon *d, struct residency *r)
 {
+	if (r->state == STAGE_QUARANTINED) {
+		r->retry_at = 0;
+		return;
+	}
 	const struct manifest_body *manifest = store_manifest(d->store, r->model);
 	struct stage_load load = {0};
 	r->retry_at = 0;
@@ -300,7 +307,10 @@ void residency_on_stage(void *arg, const uint8_t model[KEY_BYTES], enum stage_st
 			residency_refresh(d);
 			break;
 		}
-		if (!d->draining && r->n_placed) {
+		/* What is wrong with weights that were verified stays wrong: `essaim model clear` tries again. */
+		struct stage_info info;
+		bool broken = !stage_info(d->stage, model, &info) && info.err == ERR_MODEL;
+		if (!d->draining && r->n_placed && !broken) {
 			uint64_t wait = RETRY_LEAST_MS << (r->attempts < 6 ? r->attempts : 6);
 			r->attempts++;
 			r->retry_at = daemon_ms(d) + (r->attempts == 1 ? 1 : wait < RETRY_MOST_MS ? wait : RETRY_MOST_MS);
@@ -311,6 +321,7 @@ void residency_on_stage(void *arg, const uint8_t model[KEY_BYTES], enum stage_st
 			text_copy(r->why, sizeof r->why, why);
 		log_error("model %s is quarantined: %s (look into it, then `essaim model clear`)", manifest ? manifest->name : "?", why ? why : "");
 		ring_on_engine_lost(d->ring, model, why ? why : "the model is quarantined");
+		quarantine_write(d->home, model, r->why);
 		break;
 	default:
 		break;

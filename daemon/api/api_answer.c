@@ -86,6 +86,7 @@ void api_error_from(struct api_error *e, int err, const char *detail, uint32_t r
 		{ERR_BUSY, 429, "rate_limit_error", "busy"},
 		{ERR_BUDGET, 429, "rate_limit_error", "busy"},
 		{ERR_ENGINE, 502, "server_error", "engine_lost"},
+		{ERR_MODEL, 502, "server_error", "model_broken"},
 	};
 	unsigned status = 500;
 	const char *type = "server_error", *code = "internal_error";

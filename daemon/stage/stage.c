@@ -475,6 +475,21 @@ static bool same_load(const struct stage_load *a, const struct stage_load *b)
 	       a->sessions == b->sessions;
 }
 
+/* The model's place in the list, made when it has none. */
+static struct resident *take_resident(struct stage *stage, const uint8_t model[KEY_BYTES])
+{
+	struct resident *r = stage_find(stage, model);
+	if (r)
+		return r;
+	r = calloc(1, sizeof *r);
+	if (!r)
+		return NULL;
+	memcpy(r->model, model, KEY_BYTES);
+	r->next = stage->residents;
+	stage->residents = r;
+	return r;
+}
+
 int stage_start(struct stage *stage, struct stage_load *load)
 {
 	struct resident *r = stage_find(stage, load->model);
@@ -483,15 +498,10 @@ int stage_start(struct stage *stage, struct stage_load *load)
 		release_load(load);
 		return stage->closing ? ERR_CANCELLED : ERR_ENGINE;
 	}
+	r = take_resident(stage, load->model);
 	if (!r) {
-		r = calloc(1, sizeof *r);
-		if (!r) {
-			release_load(load);
-			return -ENOMEM;
-		}
-		memcpy(r->model, load->model, KEY_BYTES);
-		r->next = stage->residents;
-		stage->residents = r;
+		release_load(load);
+		return -ENOMEM;
 	}
 	if ((r->engine || r->load_waits) && same_load(&r->load, load)) {
 		release_load(load);
@@ -514,6 +524,17 @@ void stage_stop(struct stage *stage, const uint8_t model[KEY_BYTES])
 		return;
 	stop_resident(stage, r, "the model's engine was stopped");
 	set_state(stage, r, STAGE_NONE, NULL);
+}
+
+int stage_quarantine(struct stage *stage, const uint8_t model[KEY_BYTES], const char *why)
+{
+	struct resident *r = take_resident(stage, model);
+	if (!r)
+		return -ENOMEM;
+	if (r->engine || r->load_waits)
+		stop_resident(stage, r, why);
+	set_state(stage, r, STAGE_QUARANTINED, why);
+	return 0;
 }
 
 void stage_clear(struct stage *stage, const uint8_t model[KEY_BYTES])

@@ -60,6 +60,7 @@ void stage_close(struct stage *stage, void (*on_closed)(void *arg), void *arg); 
  * crash needs them again: on_state(STAGE_FAILED) and then the caller calls stage_start() anew. */
 int stage_start(struct stage *stage, struct stage_load *load);
 void stage_stop(struct stage *stage, const uint8_t model[KEY_BYTES]);
+int stage_quarantine(struct stage *stage, const uint8_t model[KEY_BYTES], const char *why);   /* as it was before a restart */
 void stage_clear(struct stage *stage, const uint8_t model[KEY_BYTES]);            /* out of quarantine */
 int stage_send(struct stage *stage, const uint8_t model[KEY_BYTES], struct buf *frame);   /* takes it, always; ERR_UNKNOWN, ERR_ENGINE, ERR_BUSY */
 int stage_info(const struct stage *stage, const uint8_t model[KEY_BYTES], struct stage_info *out);

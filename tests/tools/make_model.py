@@ -3,6 +3,8 @@
 
     make_model.py OUT.gguf [--layers 24] [--embd 1536] [--ffn 4096] [--heads 12] [--kv-heads 4] [--vocab 4096] [--type q8_0] [--seed 1]
     make_model.py OUT.gguf --preset 1.1b          (the shape of TinyLlama-1.1B, Q4_0)
+    make_model.py OUT.gguf --nan-layer 3          (poisoned: this layer's weights are no numbers)
+    make_model.py OUT.gguf --nan-token 70         (poisoned: only this token's embedding is)
 
 Architecture llama. The vocabulary is 3 control tokens, 256 byte tokens and fillers, so that any text can be asked. The same arguments give
 the same bytes. The layout is that of the GGUF specification, version 3 (docs/gguf.md of the ggml project); block formats are ggml's
@@ -71,6 +73,8 @@ def main():
         p.add_argument("--" + name, type=int, default=value)
     p.add_argument("--type", choices=list(FILE_TYPE), default="q8_0")
     p.add_argument("--name", default="random")
+    p.add_argument("--nan-layer", type=int)
+    p.add_argument("--nan-token", type=int)
     a = p.parse_args()
     if a.preset:
         a.layers, a.embd, a.ffn, a.heads, a.kv_heads, a.vocab, a.type = 22, 2048, 5632, 32, 4, 32000, "q4_0"
@@ -117,9 +121,15 @@ def main():
         f.write(b"\0" * (-f.tell() % ALIGN))
         for name, n, rows, t in tensors:
             if not rows:
-                f.write(np.ones(n, "<f4").tobytes())
+                f.write(np.full(n, np.nan if name == "blk.%s.ffn_norm.weight" % a.nan_layer else 1, "<f4").tobytes())
+            start = f.tell()
             for first in range(0, rows, ROWS_AT_ONCE):
                 f.write(random_rows(rng, t, min(ROWS_AT_ONCE, rows - first), n))
+            if name == "token_embd.weight" and a.nan_token is not None:
+                end, size = f.tell(), row_bytes(t, n)
+                f.seek(start + a.nan_token * size)
+                f.write(b"\xff" * size)       # no number, as float32 and as a block's float16 scale
+                f.seek(end)
             f.write(b"\0" * (-f.tell() % ALIGN))
 
 

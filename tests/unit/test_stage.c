@@ -412,6 +412,26 @@ static void an_engine_that_dies_three_times_is_quarantined_until_cleared(void **
 	close_bench(&b);
 }
 
+static void a_quarantine_of_before_a_restart_goes_on(void **state)
+{
+	struct bench b;
+	struct stage_info info;
+	open_bench(&b, own_path, 0);
+	assert_int_equal(stage_quarantine(b.stage, model_a, "it died 3 times"), 0);
+	assert_int_equal(b.state, STAGE_QUARANTINED);
+	assert_string_equal(b.why, "it died 3 times");
+	struct stage_load load = load_of(model_a, 64);
+	assert_int_equal(stage_start(b.stage, &load), ERR_ENGINE);
+	stage_clear(b.stage, model_a);
+	start(&b, model_a, 64);
+	wait_for(&b, b.state == STAGE_READY);
+	assert_int_equal(stage_quarantine(b.stage, model_a, "enough"), 0);       /* also from a running one */
+	assert_int_equal(stage_info(b.stage, model_a, &info), 0);
+	assert_int_equal(info.state, STAGE_QUARANTINED);
+	assert_int_equal(info.pid, 0);
+	close_bench(&b);
+}
+
 static void a_refusal_is_no_crash(void **state)
 {
 	struct bench b;
@@ -735,6 +755,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(a_dead_engine_is_told_and_started_anew_by_the_caller),
 		cmocka_unit_test(an_engine_killed_from_outside_is_told),
 		cmocka_unit_test(an_engine_that_dies_three_times_is_quarantined_until_cleared),
+		cmocka_unit_test(a_quarantine_of_before_a_restart_goes_on),
 		cmocka_unit_test(a_refusal_is_no_crash),
 		cmocka_unit_test(a_load_that_hangs_is_ended),
 		cmocka_unit_test(an_engine_that_ignores_the_end_is_killed),
