@@ -232,12 +232,13 @@ static int load(struct check *c, struct node *node, struct layer_range range)
 	struct frame frame;
 	int err;
 
-	m.extents = calloc(c->manifest.n_files, sizeof *m.extents);
+	/* what a node holds that was placed these layers, and nothing else */
+	m.extents = calloc(c->manifest.n_extents, sizeof *m.extents);
 	if (!m.extents)
 		return -ENOMEM;
-	m.n_extents = c->manifest.n_files;
-	for (uint32_t i = 0; i < c->manifest.n_files; i++)
-		m.extents[i] = (struct model_extent){ .file = i, .length = c->manifest.files[i].size };
+	for (size_t i = 0; i < c->manifest.n_extents; i++)
+		if (manifest_group_in(&c->manifest, c->manifest.extents[i].group, &range, 1))
+			m.extents[m.n_extents++] = c->manifest.extents[i];
 	err = engine_load_encode(&c->out, &m);
 	free(m.extents);
 	if (!err)

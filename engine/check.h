@@ -2,7 +2,7 @@
  *
  * The same chunking on both sides (DESIGN D2): prefill in chunks that end at multiples of CHUNK_ROWS, then one row a token.
  * Every shard is an engine process of its own, forked before anything is loaded, sandboxed, and driven over a socketpair by the
- * frames that essaimd sends: what is compared is what a ring computes.
+ * frames that essaimd sends, with the bytes that a node with its layers holds: what is compared is what a ring computes.
  *
  * With `every` it is done anew for each legal cut alone and for all of them at once, each time with prompts of 1, 7 and 64 tokens and
  * 16 more one by one, in two sessions whose blocks alternate. Then the longest session is sent back, into its answer and into its prompt:

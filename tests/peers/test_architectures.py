@@ -11,8 +11,8 @@ whose blocks alternate, all logits compared, and one of them sent back twice: in
     rings              be exact: every token the same, no logit off by more than 1e-5 of the largest
     whole, or nothing  refuse before it loads a shard, with the reason; never crash, never answer something else
 
-Where two layers are too few for a legal cut they are stacked first (tests/tools/stack_model.py), to as few as will do. With --layers N
-every one is stacked to N layers. Exits 77 (skipped) where the suite is not installed.
+Layers are stacked first (tests/tools/stack_model.py), to as few as make two cuts legal, so that there is a shard with neither end; with
+--layers N to N. Exits 77 (skipped) where the suite is not installed.
 
 SPDX-License-Identifier: AGPL-3.0-or-later
 """
@@ -32,8 +32,7 @@ from stack_model import Model  # noqa: E402
 
 ENGINE = os.environ.get("ESSAIM_ENGINE", "engine/essaim-engine")
 SUITE = glob.glob("/usr/libexec/*/llama.cpp-tests/test-llama-archs") + glob.glob("/usr/libexec/llama.cpp-tests/test-llama-archs")
-TOO_FEW = "the model has too few layers to be split"
-ENOUGH = (4, 8, 12, 16)          # layers to try: up to two of the longest period
+ENOUGH = (3, 6, 12, 24)          # layers to try: up to three of the longest period
 REASON_MAX = 127                 # characters of a manifest's reason
 
 
@@ -61,14 +60,15 @@ def stacked(path, scratch, layers):
 def one(path, known, scratch, layers):
     """One model: (good, what to say)."""
     try:
-        said = check(stacked(path, scratch, layers) if layers else path)
         if not known.get(Model(path).architecture, False):
+            said = check(path)
             reason = said.get("error", "")
             good = said.get("code") == "UNSUPPORTED" and 0 < len(reason) < REASON_MAX
             return good, "refused: " + reason if good else "not refused: " + json.dumps(said)
-        for more in () if layers else ENOUGH:
-            if said.get("error") == TOO_FEW:
-                said = check(stacked(path, scratch, more))
+        for more in (layers,) if layers else ENOUGH:
+            said = check(stacked(path, scratch, more))
+            if said.get("splits", 0) > 1 or said.get("code", "UNSUPPORTED") != "UNSUPPORTED":
+                break
         if not said["exact"]:
             return False, "NOT EXACT: " + json.dumps(said)
         return True, "exact%s, %d layers, %d splits, %d tokens, truncation %s" % (
