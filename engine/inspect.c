@@ -90,12 +90,13 @@ static bool starts(const char *text, const char *prefix)
 	return !strncmp(text, prefix, strlen(prefix));
 }
 
-/* What acts once before the first layer, once after the last, or in every shard. */
+/* What acts once before the first layer, once after the last, or is read by every shard: the norm of the embedding too (token_embd_norm),
+ * which is behind the last layer in some architectures. */
 static uint32_t group_of(const struct directory_tensor *t)
 {
 	if (t->layer >= 0)
 		return GROUP_LAYER + (uint32_t)t->layer;
-	if (starts(t->name, "token_embd") || starts(t->name, "position_embd") || starts(t->name, "token_types") ||
+	if (starts(t->name, "token_embd.") || starts(t->name, "position_embd") || starts(t->name, "token_types") ||
 	    starts(t->name, "per_layer_"))
 		return GROUP_EMBEDDING;
 	if (starts(t->name, "output") || starts(t->name, "dec.output") || starts(t->name, "cls"))

@@ -243,6 +243,8 @@ static bool make_entry(struct entry *e, const struct directory *d, const struct 
 			make_zeros(e, GGML_TYPE_F32, VIRTUAL_VOCAB, 1);
 		else if (!strncmp(t->name, "output", 6) && t->n_dims == 1)
 			make_zeros(e, (enum ggml_type)t->type, t->ne[0], 1);
+		else if (!strncmp(t->name, "cls", 3) && t->n_dims <= 2)
+			make_zeros(e, (enum ggml_type)t->type, t->ne[0], t->ne[1]);
 	} else if (kind == VIRTUAL_END && embedding && !quirk_holds_embedding(d)) {
 		make_zeros(e, smallest_type(t->ne[0]), t->ne[0], t->ne[1]);
 	}
