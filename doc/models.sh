@@ -40,8 +40,8 @@ feed-forward network, each shard holds layers of every kind: "anywhere" then mea
 \`tests/peers/test_architectures.py\` compares this table with llama.cpp's own suite of tiny models (\`test-llama-archs\`, in Debian's
 \`llama.cpp-tests\`): 131 models, 112 of them of architectures that run in rings. Each of those is cut at every legal place, alone and all
 at once (\`essaim-engine --check FILE --every\`), with two sessions, prompts of 1, 7 and 64 tokens, and going back; all are bit-identical.
-Two layers are too few for some: theirs are stacked to 4 to 16 first. These models are of 32-bit floats and have random weights; what depends
-on a layer count was looked for up to 80 layers. \`tests/peers/test_quantisations.py\` does the same for F32, F16, BF16, Q8_0, Q4_0, Q4_K,
+Their two layers are stacked to 3 to 24 first. These models are of 32-bit floats and have random weights; what depends on a layer count was
+looked for up to 64 layers. \`tests/peers/test_quantisations.py\` does the same for F32, F16, BF16, Q8_0, Q4_0, Q4_K,
 Q6_K, IQ4_XS and MXFP4, and for a file in three parts, with llama.cpp's own \`llama-quantize\`.
 
 Models whose layers carry a state (mamba, falcon-h1, jamba, lfm2, qwen3next, granitehybrid and the like) cannot forget their last

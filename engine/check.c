@@ -497,7 +497,8 @@ static int go_back(struct check *c, unsigned side, struct talk *talk, uint32_t p
 	if (err != ERR_NEED_REPLAY)
 		return err;
 	if (!may_refuse || c->needed != 0) {
-		snprintf(c->why, sizeof c->why, "asked to go back to position %u, a shard that declared it can wants all from %u on", position, c->needed);
+		snprintf(c->why, sizeof c->why, "a shard that can go back, as it declared, does not to position %u: it wants all from %u on",
+			 position, c->needed);
 		return ERR_ENGINE;
 	}
 	c->replays++;

@@ -12,10 +12,10 @@
 /* Found with llama.cpp's own suite of tiny models (tests/peers/test_architectures.py), each of them also stacked to a dozen layers
  * and cut at every legal place; what is left out because of constants was seen in the same way at other layer counts.
  *
- * Layer counts: gemma2 with 46 and gemma3 with 62 (27B) scale attention by n_embd / n_head instead of the head's width, command-r with 64 has norms
- * more, exaone4 with 64 has windows, baichuan with 32 (7B) turns positions and with 40 (13B) slopes by them. smallthinker with as
- * many layers as its period, 4, turns positions in all of them. deepseek2 and mistral4 with 26, 27 or 48 are taken for the small
- * ones, which have no q_lora_rank: those say none, and their shards say 0.
+ * Layer counts: gemma2 with 46 and gemma3 with 62 (27B) scale attention by n_embd / n_head instead of the head's width,
+ * command-r with 64 has norms more, exaone4 with 64 has windows, baichuan with 32 (7B) turns positions and with 40 (13B) slopes by
+ * them. smallthinker with as many layers as its period, 4, turns positions in all of them. deepseek2 and mistral4 with 26, 27 or 48
+ * are taken for the small ones, which have no q_lora_rank: those say none, and their shards say 0.
  * A window_period of 1: libllama has no period of its own, so the file must say it layer by layer. */
 static const struct quirk table[] = {
 	{ .architecture = "afmoe", .window_period = 4, .step = 4, .entry = "inp_embd_scaled" },
@@ -35,7 +35,8 @@ static const struct quirk table[] = {
 	{ .architecture = "dbrx" },
 	{ .architecture = "deci" },
 	{ .architecture = "deepseek" },
-	{ .architecture = "deepseek2", .step = 4, .counts = { 26, 27, 48 }, .zero_key = "attention.q_lora_rank", .must_say = { "expert_gating_func" } },
+	{ .architecture = "deepseek2", .step = 4, .counts = { 26, 27, 48 }, .zero_key = "attention.q_lora_rank",
+	  .must_say = { "expert_gating_func" } },
 	{ .architecture = "deepseek32" },
 	{ .architecture = "deepseek4", .whole = WIDE },
 	{ .architecture = "dots1" },
@@ -49,7 +50,7 @@ static const struct quirk table[] = {
 	{ .architecture = "falcon" },
 	{ .architecture = "falcon-h1" },
 	{ .architecture = "gemma", .entry = "inp_scaled", .tied = true },
-	{ .architecture = "gemma2", .window_period = 2, .counts = { 46 }, .tied = true, .must_say = { "attention.sliding_window" },
+	{ .architecture = "gemma2", .window_period = 2, .always_window = true, .counts = { 46 }, .tied = true,
 	  .entry = "inp_scaled" },
 	{ .architecture = "gemma3", .scaled = true, .window_period = 6, .counts = { 62 } },
 	{ .architecture = "glm-dsa", .whole = "layers share what an earlier one looked up" },
@@ -84,7 +85,7 @@ static const struct quirk table[] = {
 	{ .architecture = "llada", .whole = NOT_TEXT },
 	{ .architecture = "llada-moe", .whole = NOT_TEXT },
 	{ .architecture = "llama" },
-	{ .architecture = "llama4", .window_period = 4, .step = 4 },
+	{ .architecture = "llama4", .window_period = 4, .always_window = true, .step = 4 },
 	{ .architecture = "maincoder" },
 	{ .architecture = "maion-coder", .whole = "libllama gives what leaves its layers no name" },
 	{ .architecture = "mamba" },
@@ -98,7 +99,8 @@ static const struct quirk table[] = {
 	{ .architecture = "minimax-m2" },
 	{ .architecture = "minimax-m3", .whole = "not every shard could have both kinds of its layers" },
 	{ .architecture = "mistral3" },
-	{ .architecture = "mistral4", .step = 4, .counts = { 26, 27, 48 }, .zero_key = "attention.q_lora_rank", .must_say = { "expert_gating_func" } },
+	{ .architecture = "mistral4", .step = 4, .counts = { 26, 27, 48 }, .zero_key = "attention.q_lora_rank",
+	  .must_say = { "expert_gating_func" } },
 	{ .architecture = "mpt" },
 	{ .architecture = "muse-glimmer", .window_period = 1, .entry = "embd_norm" },
 	{ .architecture = "nanbeige", .whole = "its layers run several times" },
@@ -193,7 +195,7 @@ static uint64_t number_or(const struct directory *d, const char *name, uint64_t 
 
 static void add_step(struct layers *l, uint64_t other)
 {
-	if (other > 1 && l->step % other != 0)
+	if (other > 1 && l->step <= l->directory->n_layer && l->step % other != 0)      /* past the model there is no cut anyway */
 		l->step = other > l->directory->n_layer ? other : l->step * other;
 }
 
@@ -205,7 +207,7 @@ static void layers_init(struct layers *l, const struct directory *d, const struc
 	*l = (struct layers){ .directory = d, .step = quirk->step ? quirk->step : 1, .state = find_array(d, "attention.recurrent_layers"),
 			      .kv = find_array(d, "attention.head_count_kv"), .heads = find_array(d, "attention.head_count"),
 			      .feed_forward = find_array(d, "feed_forward_length") };
-	if (quirk->window_period && directory_uint(d, directory_find_own(d, "attention.sliding_window"), &n) && n > 0) {
+	if (quirk->window_period && number_or(d, "attention.sliding_window", quirk->always_window) > 0) {
 		l->window = find_array(d, "attention.sliding_window_pattern");
 		if (!l->window)
 			l->window_period = number_or(d, "attention.sliding_window_pattern", quirk->window_period);
@@ -220,15 +222,21 @@ static void layers_init(struct layers *l, const struct directory *d, const struc
 			add_step(l, n);
 }
 
+/* Not the last of its period. */
+static bool is_inside(uint32_t layer, uint64_t period)
+{
+	return period && layer % period + 1 < period;
+}
+
 static unsigned layer_kind(const struct layers *l, uint32_t i)
 {
 	unsigned kind = 0;
 	uint64_t n;
 
-	if (l->window ? directory_uint_at(l->directory, l->window, i, &n) && n : l->window_period && i % l->window_period + 1 < l->window_period)
+	if (l->window ? directory_uint_at(l->directory, l->window, i, &n) && n : is_inside(i, l->window_period))
 		kind |= KIND_WINDOW;
 	if (l->state ? directory_uint_at(l->directory, l->state, i, &n) && n :
-	    l->kv ? directory_uint_at(l->directory, l->kv, i, &n) && !n : l->state_period && i % l->state_period + 1 < l->state_period)
+	    l->kv ? directory_uint_at(l->directory, l->kv, i, &n) && !n : is_inside(i, l->state_period))
 		kind |= KIND_STATE;
 	if (l->feed_forward && directory_uint_at(l->directory, l->feed_forward, i, &n) && !n)
 		kind |= KIND_BARE;
@@ -243,7 +251,7 @@ static bool may_begin(const struct layers *l, uint32_t i)
 	return !l->heads || (directory_uint_at(l->directory, l->heads, i, &n) && n > 0);
 }
 
-/* Would a shard that ends with the model, or with another of the cuts, have a layer count that libllama takes for another model's? */
+/* Would a shard between a cut here and either end, or an earlier cut, have a layer count that libllama takes for another model's? */
 static bool is_mistaken(const struct directory *d, const struct quirk *quirk, const bool *cuts, uint32_t c)
 {
 	if (quirk->zero_key && !directory_find_own(d, quirk->zero_key))
@@ -254,8 +262,8 @@ static bool is_mistaken(const struct directory *d, const struct quirk *quirk, co
 	return false;
 }
 
-/* Where shards may meet: the shortest pieces, from the front, that hold every kind of layer that the model has. Each shard is made of
- * whole pieces and so holds every kind too; one without a kind trips assertions in libllama. */
+/* Where shards may meet: the shortest pieces, from the front, that hold every kind of layer that the model has. Each shard is
+ * made of whole pieces and so holds every kind too; one without a kind trips assertions in libllama. */
 static void find_cuts(const struct directory *d, const struct quirk *quirk, bool cuts[MODEL_LAYERS_MAX + 1])
 {
 	unsigned all = 0, seen = 0;
@@ -326,6 +334,10 @@ bool quirk_splittable(const struct directory *d, char *why, size_t why_size)
 				 quirk->must_say[i]);
 			return false;
 		}
+	if (quirk->always_window && number_or(d, "attention.sliding_window", 1) == 0) {
+		snprintf(why, why_size, "%s without windows has layers that depend on how many there are; it runs whole on one node", d->architecture);
+		return false;
+	}
 	if (!has_width(d)) {
 		snprintf(why, why_size, "the file does not say how wide the heads of %s are; it runs whole on one node", d->architecture);
 		return false;
@@ -364,8 +376,8 @@ uint32_t quirk_hash(void)
 		const struct quirk *q = &table[i];
 		char line[256];
 
-		snprintf(line, sizeof line, "%s %d %u %u %u %u %u %u %s %d %d %s %s %s %s %d;", q->architecture, q->scaled, q->window_period,
-			 q->state_period, q->step, q->counts[0], q->counts[1], q->counts[2], text(q->zero_key), q->tied, q->whole != NULL,
+		snprintf(line, sizeof line, "%s %d %u %d %u %u %u %u %u %s %d %d %s %s %s %s %d;", q->architecture, q->scaled, q->window_period,
+			 q->always_window, q->state_period, q->step, q->counts[0], q->counts[1], q->counts[2], text(q->zero_key), q->tied, q->whole != NULL,
 			 text(q->must_say[0]), text(q->must_say[1]), text(q->entry), text(q->exit), q->by_id);
 		for (const char *p = line; *p; p++)
 			hash = (hash ^ (uint8_t)*p) * 16777619u;

@@ -15,6 +15,7 @@ struct quirk {
 	const char *architecture;
 	bool scaled;              /* the embedding is multiplied by sqrt(n_embd), once, before layer 0 */
 	unsigned window_period;   /* of period layers the last has full attention, the others a sliding window; 0: all alike */
+	bool always_window;       /* windows also where the file does not say how wide; where it says 0, layers depend on their count */
 	unsigned state_period;    /* of period layers the last has attention, the others a recurrent state; 0: the file says which */
 	unsigned step;            /* what a layer does depends on its number modulo this: cuts at multiples only; 0: all alike */
 	unsigned counts[QUIRK_COUNTS];        /* layer counts from which libllama takes constants: neither whole nor shard may have one */

@@ -692,6 +692,12 @@ static void windows_are_cut_where_both_kinds_of_layers_stay(void **state)
 	open_model(&o, &gemma);
 	assert_true(quirk_may_cut(&o.directory, 3));
 	close_model(&o);
+	gemma.architecture = "gemma2";   /* has windows also where the file says nothing of them: every other layer */
+	assert_false(gemma.window);
+	open_model(&o, &gemma);
+	assert_true(quirk_may_cut(&o.directory, 4) && !quirk_may_cut(&o.directory, 3));
+	close_model(&o);
+	gemma.architecture = "gemma3";
 	gemma.n_layer = 62;              /* libllama takes another attention scale for it */
 	open_model(&o, &gemma);
 	assert_false(quirk_splittable(&o.directory, why, sizeof why));
