@@ -1,5 +1,5 @@
 /* server.c: see server.h. SPDX-License-Identifier: AGPL-3.0-or-later */
-#include "engine/server.h"
+#include "engine/server_internal.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -14,33 +14,9 @@
 #include "engine/inspect.h"
 #include "engine/quirks.h"
 #include "engine/render.h"
-#include "engine/sample.h"
-#include "engine/session.h"
-#include "engine/shard.h"
-#include "engine/wire.h"
 #include "proto/err.h"
 #include "proto/log.h"
 #include "proto/text.h"
-
-#define WHY 400
-
-struct server {
-	const struct server_config *config;
-	struct wire wire;
-	struct buf out;
-	bool loaded;
-	struct source source;              /* of the loaded model */
-	struct directory directory;
-	size_t n_shards;
-	struct shard *shards[RANGES_MAX];
-	struct sessions sessions;
-	struct grammar **grammars;         /* one for each of sessions.all, NULL where it has none */
-	struct llama_model *vocabulary;    /* NULL when a shard has one, or none is needed */
-	struct sample sample;
-	float *rows;                       /* (CHUNK_ROWS, n_embd): what came, aligned */
-	uint32_t request;                  /* being worked on, for progress */
-	unsigned permille;
-};
 
 void server_engine_name(char *out, size_t size)
 {
@@ -52,7 +28,7 @@ void server_engine_name(char *out, size_t size)
 
 /* --- answers --------------------------------------------------------------------------------------- */
 
-static int send_out(struct server *s)
+int server_send(struct server *s)
 {
 	return wire_send(&s->wire, &s->out, NULL, 0);
 }
@@ -64,11 +40,10 @@ static int request_fault(struct server *s, uint32_t request, int code, const cha
 
 	text_copy(m.detail, sizeof m.detail, detail[0] ? detail : err_str(code));
 	err = engine_fault_encode(&s->out, &m);
-	return err ? err : send_out(s);
+	return err ? err : server_send(s);
 }
 
-static int session_fault(struct server *s, const uint8_t *session, uint32_t epoch, uint32_t stage, int code, uint32_t position,
-			 const char *detail)
+int server_fault(struct server *s, const uint8_t *session, uint32_t epoch, uint32_t stage, int code, uint32_t position, const char *detail)
 {
 	struct fault_message m = { .epoch = epoch, .stage = stage, .code = code, .position = position };
 	int err;
@@ -76,7 +51,7 @@ static int session_fault(struct server *s, const uint8_t *session, uint32_t epoc
 	memcpy(m.session, session, SESSION_BYTES);
 	text_copy(m.detail, sizeof m.detail, detail[0] ? detail : err_str(code));
 	err = fault_encode(&s->out, &m);
-	return err ? err : send_out(s);
+	return err ? err : server_send(s);
 }
 
 static bool on_progress(void *arg, float done)
@@ -90,7 +65,7 @@ static bool on_progress(void *arg, float done)
 		return true;
 	s->permille = permille;
 	m.permille = permille > 1000 ? 1000 : permille;
-	return engine_progress_encode(&s->out, &m) == 0 && send_out(s) == 0;
+	return engine_progress_encode(&s->out, &m) == 0 && server_send(s) == 0;
 }
 
 /* --- inspect --------------------------------------------------------------------------------------- */
@@ -135,7 +110,7 @@ out:
 	directory_release(&directory);
 	source_release(&source);
 	free(m);
-	return err ? request_fault(s, request, err, why) : send_out(s);
+	return err ? request_fault(s, request, err, why) : server_send(s);
 }
 
 /* --- load ------------------------------------------------------------------------------------------ */
@@ -152,10 +127,9 @@ static void unload(struct server *s)
 		grammar_free(s->grammars[i]);
 	free(s->grammars);
 	s->grammars = NULL;
+	lines_release(&s->lines);
 	sessions_release(&s->sessions);
 	sample_release(&s->sample);
-	free(s->rows);
-	s->rows = NULL;
 	directory_release(&s->directory);
 	source_release(&s->source);
 	s->loaded = false;
@@ -256,10 +230,13 @@ static int load_shards(struct server *s, const struct engine_load *m, char *why,
 	}
 	err = sessions_init(&s->sessions, s->n_shards, m->sessions);
 	if (!err)
+		err = lines_init(&s->lines, &s->sessions, s->n_shards);
+	for (size_t i = 0; i < s->n_shards && !err; i++)
+		s->lines.paces[i].joins = shard_joins(s->shards[i]);
+	if (!err)
 		err = sample_init(&s->sample, s->directory.n_vocab);
-	s->rows = calloc((size_t)CHUNK_ROWS * s->directory.n_embd, sizeof *s->rows);
 	s->grammars = calloc(s->sessions.n, sizeof *s->grammars);
-	return err ? err : s->rows && s->grammars ? 0 : -ENOMEM;
+	return err ? err : s->grammars ? 0 : -ENOMEM;
 }
 
 static void fill_loaded(const struct server *s, struct engine_loaded *answer)
@@ -329,7 +306,7 @@ static int on_load(struct server *s, const struct frame *frame)
 	fill_loaded(s, &answer);
 	err = engine_loaded_encode(&s->out, &answer);
 out:
-	err = err ? request_fault(s, m.request, err, why) : send_out(s);
+	err = err ? request_fault(s, m.request, err, why) : server_send(s);
 	engine_load_free(&m);
 	return err;
 }
@@ -368,7 +345,7 @@ static int on_render(struct server *s, const struct frame *frame)
 	answer.tokens = tokens.data;
 	if (!err)
 		err = engine_rendered_encode(&s->out, &answer);
-	err = err ? request_fault(s, m.request, err, why) : send_out(s);
+	err = err ? request_fault(s, m.request, err, why) : server_send(s);
 	buf_release(&tokens);
 	engine_render_free(&m);
 	return err;
@@ -377,13 +354,17 @@ static int on_render(struct server *s, const struct frame *frame)
 /* --- sessions -------------------------------------------------------------------------------------- */
 
 /* Where the other session is gone or computes other layers the new one stays empty: its first rows are answered NEED_REPLAY. */
-static void fork_session(struct server *s, struct session *session, const struct engine_open *m)
+static int fork_session(struct server *s, struct session *session, const struct engine_open *m)
 {
 	const struct session *from = sessions_find(&s->sessions, m->from, m->stage);
+	int err;
 
-	if (from && from->shard == session->shard && from->range.end == session->range.end &&
-	    shard_copy(s->shards[session->shard], from->sequence, session->sequence))
+	if (!from || from->shard != session->shard || from->range.end != session->range.end)
+		return 0;
+	err = rows_finish(s, from);           /* what it was given before this counts */
+	if (!err && shard_copy(s->shards[session->shard], from->sequence, session->sequence))
 		session_fork(session, from);
+	return err;
 }
 
 /* A session that ends the model gets its grammar, or loses the one of the session before it. */
@@ -434,6 +415,12 @@ static int open_session(struct server *s, const struct engine_open *m, char *why
 	err = sample_check(&m->sampling, s->directory.n_vocab, why, why_size);
 	if (err)
 		return err;
+	if (before && m->epoch > before->epoch) {      /* what came before this frame is answered before it */
+		err = rows_finish(s, before);
+		if (err)
+			return err;
+		lines_clear(&s->lines, before);
+	}
 	err = sessions_open(&s->sessions, m, shard, &session, &fresh);
 	if (err == ERR_BUSY)
 		snprintf(why, why_size, "all %zu sessions of layers [%u, %u) are taken", s->sessions.per_shard, m->range.first, m->range.end);
@@ -444,7 +431,7 @@ static int open_session(struct server *s, const struct engine_open *m, char *why
 	if (!err && fresh)
 		err = shard_truncate(s->shards[shard], session->sequence, 0, &have);
 	if (!err && fresh && m->forks)
-		fork_session(s, session, m);
+		err = fork_session(s, session, m);
 	if (!err) {
 		err = set_grammar(s, session, why, why_size);
 		if (err)
@@ -465,12 +452,12 @@ static int on_open(struct server *s, const struct frame *frame)
 		return err;
 	err = open_session(s, &m, why, sizeof why);
 	if (err)
-		return session_fault(s, m.session, m.epoch, m.stage, err, 0, why);
+		return server_fault(s, m.session, m.epoch, m.stage, err, 0, why);
 	memcpy(ready.session, m.session, SESSION_BYTES);
 	ready.epoch = m.epoch;
 	ready.stage = m.stage;
 	err = ready_encode(&s->out, &ready);
-	return err ? err : send_out(s);
+	return err ? err : server_send(s);
 }
 
 static int on_close(struct server *s, const struct frame *frame)
@@ -484,226 +471,10 @@ static int on_close(struct server *s, const struct frame *frame)
 		if (!session->open || memcmp(session->id, m.session, SESSION_BYTES) || session->epoch > m.epoch ||
 		    (m.stage != UINT32_MAX && m.stage != session->stage))
 			continue;
+		lines_clear(&s->lines, session);
 		shard_clear(s->shards[session->shard], session->sequence);
 		session_close(session);
 	}
-	return err;
-}
-
-/* --- rows ------------------------------------------------------------------------------------------ */
-
-/* The pieces of one answer, while it is written: each token's own, and its neighbours'. */
-struct pieces {
-	size_t n;
-	uint8_t bytes[CHUNK_ROWS * (1 + TOP_LOGPROBS_MAX)][PIECE_MAX];
-};
-
-static int take_piece(struct shard *shard, int32_t id, struct pieces *pieces, const uint8_t **piece, uint32_t *length,
-		      bool *end, char *why, size_t why_size)
-{
-	uint8_t *at = pieces->bytes[pieces->n++];
-	int n = render_piece(shard_vocab(shard), id, at, end);
-
-	if (n < 0) {
-		snprintf(why, why_size, "a token's text is longer than %d bytes", PIECE_MAX);
-		return n;
-	}
-	*piece = at;
-	*length = (uint32_t)n;
-	return 0;
-}
-
-static int tell_top(struct server *s, struct shard *shard, const float *logits, size_t max, struct token *token, struct pieces *pieces,
-		    char *why, size_t why_size)
-{
-	struct candidate top[TOP_LOGPROBS_MAX];
-	size_t n = sample_top(logits, s->directory.n_vocab, top, max);
-	bool end;
-	int err = 0;
-
-	for (size_t i = 0; i < n && !err; i++) {
-		struct token_top *t = &token->top[i];
-
-		t->id = top[i].id;
-		t->logprob = top[i].logit;
-		err = take_piece(shard, t->id, pieces, &t->piece, &t->piece_length, &end, why, why_size);
-	}
-	token->n_top = (uint32_t)n;
-	return err;
-}
-
-/* What may stand at position by the session's grammar: *filter, or NULL without one. */
-static int follow_grammar(struct server *s, const struct session *session, uint32_t position, struct sample_filter *filter,
-			  const struct sample_filter **out, uint32_t *missing, char *why, size_t why_size)
-{
-	struct grammar *grammar = s->grammars[session - s->sessions.all];
-	const int32_t *answer;
-	size_t n;
-	int err;
-
-	*out = NULL;
-	if (!grammar)
-		return 0;
-	err = session_answer(session, position, &answer, &n, missing);
-	if (!err)
-		err = grammar_follow(grammar, answer, n, why, why_size);
-	*filter = grammar_filter(grammar);
-	*out = filter;
-	return err;
-}
-
-/* The wanted tokens, sampled one after the other: each may lean on those before it. *missing: with ERR_NEED_REPLAY, from where. */
-static int sample_tokens(struct server *s, struct session *session, const struct rows_block *b, struct tokens_message *m,
-			 struct pieces *pieces, uint32_t *missing, char *why, size_t why_size)
-{
-	struct shard *shard = s->shards[session->shard];
-
-	session_reached(session, b->position + b->count);
-	for (uint32_t i = 0; i < b->want; i++) {
-		uint32_t position = b->position + b->count - b->want + 1 + i;
-		struct token *token = &m->tokens[i];
-		const float *logits = shard_logits(shard, i);
-		int32_t recent[SAMPLE_WINDOW];
-		size_t n = session_recent(session, position, recent, SAMPLE_WINDOW);
-		const struct sample_filter *filter;
-		struct sample_filter grammar;
-		int err;
-
-		err = follow_grammar(s, session, position, &grammar, &filter, missing, why, why_size);
-		if (err)
-			return err;
-		token->id = sample_choose(&s->sample, logits, &session->sampling, position, recent, n, filter, &token->logprob);
-		if (token->id == SAMPLE_NONE) {          /* a grammar that is complete, and a vocabulary that cannot say so */
-			*token = (struct token){ .end = true };
-			continue;
-		}
-		if (token->id < 0)
-			return token->id;
-		err = take_piece(shard, token->id, pieces, &token->piece, &token->piece_length, &token->end, why, why_size);
-		if (!err)
-			err = tell_top(s, shard, logits, session->sampling.top, token, pieces, why, why_size);
-		if (err)
-			return err;
-		token->end = token->end && !session->sampling.ignore_end;
-		session_sampled(session, position, token->id);
-		if (s->config->logits && s->config->n_logits >= s->directory.n_vocab && i + 1 == b->want)
-			memcpy(s->config->logits, logits, s->directory.n_vocab * sizeof *logits);
-	}
-	m->n_tokens = b->want;
-	return 0;
-}
-
-static int answer_tokens(struct server *s, struct session *session, const struct rows_block *b, int64_t begin, uint32_t *missing, char *why,
-			 size_t why_size)
-{
-	static struct pieces pieces;
-	static struct tokens_message m;
-	int err;
-
-	m = (struct tokens_message){ .epoch = b->epoch, .sequence = b->sequence, .position = b->position + b->count - b->want + 1 };
-	pieces.n = 0;
-	memcpy(m.session, b->session, SESSION_BYTES);
-	err = sample_tokens(s, session, b, &m, &pieces, missing, why, why_size);
-	if (err)
-		return err;
-	m.microseconds = (uint32_t)(ggml_time_us() - begin);
-	return tokens_encode(&s->out, &m);
-}
-
-static int answer_rows(struct server *s, struct session *session, const struct rows_block *b, int64_t begin)
-{
-	struct rows_message m = { .n_blocks = 1 };
-	struct rows_block *to = &m.blocks[0];
-
-	*to = *b;
-	to->stage = b->stage + 1;
-	to->encoding = ENCODING_F32;
-	to->rows = (const uint8_t *)shard_output(s->shards[session->shard]);
-	to->rows_length = (size_t)b->count * s->directory.n_embd * sizeof(float);
-	to->microseconds = (uint32_t)(ggml_time_us() - begin);
-	return rows_encode(&s->out, &m);
-}
-
-/* What came, as the shard wants it: aligned, and of the right shape for this model. */
-static int take_rows(struct server *s, const struct rows_block *b, struct shard_rows *in, int32_t *tokens, char *why, size_t why_size)
-{
-	*in = (struct shard_rows){ .position = b->position, .count = b->count, .want = b->want };
-	if (b->encoding == ENCODING_TOKEN && b->rows_length == b->count * sizeof(int32_t)) {
-		for (uint32_t i = 0; i < b->count; i++)
-			tokens[i] = (int32_t)get_u32(b->rows + 4 * i);
-		in->tokens = tokens;
-		return 0;
-	}
-	if (b->encoding == ENCODING_F32 && b->rows_length == (size_t)b->count * s->directory.n_embd * sizeof(float)) {
-		memcpy(s->rows, b->rows, b->rows_length);
-		in->rows = s->rows;
-		return 0;
-	}
-	snprintf(why, why_size, "the rows are not %u rows of %u", b->count, s->directory.n_embd);
-	return ERR_MALFORMED;
-}
-
-/* One session's block: 0 with an answer in s->out, or an error for that session with *position for a replay. */
-static int compute_block(struct server *s, struct session *session, const struct rows_block *b, uint32_t *position, char *why, size_t why_size)
-{
-	struct shard *shard = s->shards[session->shard];
-	int32_t tokens[CHUNK_ROWS];
-	int64_t begin = ggml_time_us();
-	struct shard_rows in;
-	int err;
-
-	err = take_rows(s, b, &in, tokens, why, why_size);
-	if (err)
-		return err;
-	in.layers = session->range.end - session->range.first;
-	err = shard_truncate(shard, session->sequence, b->position, position);
-	if (err) {
-		snprintf(why, why_size, "positions from %u on are needed again", *position);
-		return err;
-	}
-	err = shard_compute(shard, session->sequence, &in, why, why_size);
-	if (err)
-		return err;
-	if (in.tokens)
-		session_given(session, b->position, in.tokens, b->count);
-	return shard_ends(shard) ? answer_tokens(s, session, b, begin, position, why, why_size) : answer_rows(s, session, b, begin);
-}
-
-static int server_block(struct server *s, const struct rows_block *b)
-{
-	struct session *session = s->loaded ? sessions_find(&s->sessions, b->session, b->stage) : NULL;
-	uint32_t position = 0;
-	char why[WHY] = "";
-	int err;
-
-	if (!session) {
-		snprintf(why, sizeof why, "the session is not open here");
-		return session_fault(s, b->session, b->epoch, b->stage, ERR_UNKNOWN, 0, why);
-	}
-	switch (session_take(session, b, &err, why, sizeof why)) {
-	case SESSION_DROP:
-		return 0;
-	case SESSION_FAULT:
-		return session_fault(s, b->session, b->epoch, b->stage, err, 0, why);
-	case SESSION_COMPUTE:
-		break;
-	}
-	err = compute_block(s, session, b, &position, why, sizeof why);
-	if (!err)
-		return send_out(s);
-	buf_clear(&s->out);
-	if (err != ERR_NEED_REPLAY)
-		session->faulted = true;
-	return session_fault(s, b->session, b->epoch, b->stage, err, position, why);
-}
-
-static int on_rows(struct server *s, const struct frame *frame)
-{
-	static struct rows_message m;
-	int err = rows_decode(frame, &m);
-
-	for (size_t i = 0; i < m.n_blocks && !err; i++)
-		err = server_block(s, &m.blocks[i]);
 	return err;
 }
 
@@ -716,7 +487,7 @@ static int say_hello(struct server *s)
 
 	server_engine_name(m.engine, sizeof m.engine);
 	err = engine_hello_encode(&s->out, &m);
-	return err ? err : send_out(s);
+	return err ? err : server_send(s);
 }
 
 static int dispatch(struct server *s, const struct frame *frame)
@@ -726,16 +497,41 @@ static int dispatch(struct server *s, const struct frame *frame)
 	case FRAME_ENGINE_LOAD: return on_load(s, frame);
 	case FRAME_ENGINE_OPEN: return on_open(s, frame);
 	case FRAME_ENGINE_RENDER: return on_render(s, frame);
-	case FRAME_ROWS: return on_rows(s, frame);
+	case FRAME_ROWS: return rows_take(s, frame);
 	case FRAME_CLOSE: return on_close(s, frame);
 	default: return frame->type >= 128 ? 0 : ERR_UNSUPPORTED;
 	}
 }
 
+/* Everything that came, without waiting for more while there is work: only for those who were just answered and are about to come
+ * back, so that they go together. */
+static int read_frames(struct server *s)
+{
+	struct frame frame;
+	int err = s->lines.blocks ? 0 : wire_next(&s->wire, &frame);
+
+	if (!err && !s->lines.blocks)
+		err = dispatch(s, &frame);
+	while (!err && s->lines.blocks && s->lines.bytes < LINES_BYTES_MAX) {
+		int64_t now, until;
+
+		err = wire_try(&s->wire, &frame);
+		if (!err)
+			err = dispatch(s, &frame);
+		if (err != -EAGAIN)
+			continue;
+		now = ggml_time_us();
+		until = lines_gather(&s->lines, now);
+		if (until <= now || !wire_wait(&s->wire, until - now))
+			return 0;
+		err = 0;
+	}
+	return err;
+}
+
 int server_run(const struct server_config *config)
 {
 	struct server *s = calloc(1, sizeof *s);
-	struct frame frame;
 	int err;
 
 	if (!s)
@@ -745,9 +541,9 @@ int server_run(const struct server_config *config)
 	buf_init(&s->out, FRAME_MAX);
 	err = say_hello(s);
 	while (!err) {
-		err = wire_next(&s->wire, &frame);
+		err = read_frames(s);
 		if (!err)
-			err = dispatch(s, &frame);
+			err = rows_step(s);
 	}
 	if (err == ERR_CANCELLED)        /* the other side closed: that is how an engine ends */
 		err = 0;

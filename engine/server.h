@@ -10,7 +10,8 @@
  * Every fault is about one session or one request; the process itself ends only when the other side closes, when it
  * breaks the framing, or when libllama aborts.
  *
- * Blocks of one ROWS frame are computed in turn. To batch sessions together, server_rows() is where blocks for one shard meet.
+ * Blocks wait in a line for each session, and blocks of several sessions are computed together (lines.h says which). Frames are read
+ * between batches; answers of one session come in the order of its blocks, those of different sessions in any.
  *
  * Thread: one. SPDX-License-Identifier: AGPL-3.0-or-later */
 #ifndef ENGINE_SERVER_H

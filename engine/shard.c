@@ -13,13 +13,14 @@
 #include "proto/text.h"
 
 #define POSITION_AXES 4      /* M-RoPE: time, height, width and one more, axis by axis; one axis otherwise */
-#define TIMING_ROWS 4        /* decodes of one row at load, to measure a layer; the fastest counts */
+#define TRIAL_ROWS 8         /* decodes of one row at load, to measure a layer; the fastest counts */
+#define FEW_ROWS 3           /* repacked weights have kernels for four rows and for one */
 
 struct capture {
 	char exit[32];           /* the tensor that leaves the shard; empty: none does */
-	float *rows;             /* (CHUNK_ROWS, n_embd) */
+	float *rows;             /* (SHARD_ROWS_MAX, n_embd) */
 	const char *entry;       /* the tensor that is replaced by what came from the shard before; NULL: none is */
-	const float *in;         /* by this, (CHUNK_ROWS, n_embd) */
+	const float *in;         /* by this, (SHARD_ROWS_MAX, n_embd) */
 	size_t bytes;            /* of either, expected this time; 0: not armed */
 	unsigned left, entered;  /* how often each was seen */
 	bool odd;                /* one came with another size */
@@ -34,17 +35,18 @@ struct shard {
 	struct llama_context *context;
 	struct memory_use memory;
 	struct capture capture;
-	uint32_t context_positions, layer_microseconds, first_output;
+	uint32_t context_positions, layer_microseconds, joins;
 	uint64_t output_bytes, layer_bytes;
 
-	/* one batch, used again and again */
-	llama_token tokens[CHUNK_ROWS];
-	float *rows;             /* (CHUNK_ROWS, n_embd) */
-	llama_pos positions[CHUNK_ROWS * POSITION_AXES];
-	int32_t n_sequences[CHUNK_ROWS];
-	llama_seq_id sequence;
-	llama_seq_id *sequences[CHUNK_ROWS];
-	int8_t outputs[CHUNK_ROWS];
+	/* the batch, row by row */
+	uint32_t n_rows;
+	llama_token tokens[SHARD_ROWS_MAX];
+	float *rows;             /* (SHARD_ROWS_MAX, n_embd) */
+	llama_pos positions[SHARD_ROWS_MAX * POSITION_AXES];
+	int32_t n_sequences[SHARD_ROWS_MAX];
+	llama_seq_id sequence[SHARD_ROWS_MAX];
+	llama_seq_id *sequences[SHARD_ROWS_MAX];
+	int8_t outputs[SHARD_ROWS_MAX];
 };
 
 int shard_permitted(const struct directory *d, struct layer_range range, char *why, size_t why_size)
@@ -133,17 +135,21 @@ static uint64_t positions_of(const struct shard_config *config)
 	return ((uint64_t)config->context + 255) / 256 * 256 * config->sessions;
 }
 
-static struct llama_context *make_context(struct llama_model *model, const struct shard_config *config, struct capture *capture)
+static struct llama_context *make_context(struct llama_model *model, const struct shard_config *config, bool ends, struct capture *capture)
 {
 	struct llama_context_params params = llama_context_default_params();
+	uint32_t outputs = ends ? CHUNK_ROWS : SHARD_ROWS_MAX;   /* each output of the end takes a row of the vocabulary's size */
 
 	params.n_ctx = (uint32_t)positions_of(config);
-	params.n_batch = params.n_ubatch = CHUNK_ROWS;
+	params.n_batch = params.n_ubatch = SHARD_ROWS_MAX;
 	params.n_seq_max = config->sessions;
 	/* libllama reserves a graph in which each sequence has an output */
-	params.n_outputs_max = config->sessions > CHUNK_ROWS ? config->sessions : CHUNK_ROWS;
+	params.n_outputs_max = config->sessions > outputs ? config->sessions : outputs;
 	params.n_threads = params.n_threads_batch = (int32_t)config->threads;
 	params.kv_unified = false;               /* D2: nobody else's rows move mine */
+	/* The CPU's flash attention has three ways to add up: one for 64 rows and more, one for a single row of a single sequence from
+	 * 512 positions on, one for the rest. Which is taken depends on what else runs, and the results differ by 2 %. */
+	params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;
 	params.swa_full = true;                  /* keeps every position, so that truncation is always possible (D4) */
 	params.no_perf = true;
 	if (capture) {
@@ -310,7 +316,7 @@ int shard_estimate(const struct shard_config *config, struct memory_use *use, ch
 		err = load_failed(&file, config, "libllama cannot use it", why, why_size);
 		goto out;
 	}
-	context = make_context(model, config, kind == VIRTUAL_WHOLE ? NULL : &capture);
+	context = make_context(model, config, kind != VIRTUAL_INNER, kind == VIRTUAL_WHOLE ? NULL : &capture);
 	if (!context) {
 		err = load_failed(&file, config, "no context", why, why_size);
 		goto out;
@@ -332,39 +338,94 @@ static uint32_t microseconds_now(void)
 	return (uint32_t)ggml_time_us();
 }
 
-/* A few rows through the shard, so that adverts can say how fast it is; also proves that the capture works at all. A row reads every
- * weight once, so the output matrix's share of the time is taken to be its share of the bytes. */
-static int time_layers(struct shard *shard, char *why, size_t why_size)
+/* Rows [from, from + n) of something into the batch; the last one is wanted. */
+static int add_trial(struct shard *shard, uint32_t from, uint32_t n, char *why, size_t why_size)
 {
-	uint32_t n_layer = shard->range.end - shard->range.first, best = UINT32_MAX, have;
-	int32_t token = 0;
-	float *row = calloc(shard->directory->n_embd, sizeof *row);
-	int err = row ? 0 : -ENOMEM;
+	size_t n_embd = shard->directory->n_embd;
+	int32_t tokens[SHARD_ROWS_MAX];
+	struct shard_rows in = { .position = from, .count = n, .want = 1 };
+	float *rows = calloc(n * n_embd, sizeof *rows);
+	int err;
 
-	for (uint32_t i = 0; i < TIMING_ROWS && i < shard->context_positions && !err; i++) {
-		struct shard_rows in = { .position = i, .count = 1, .want = 1 };
+	for (uint32_t i = 0; i < n; i++)
+		tokens[i] = (int32_t)((from + i) * 7 % shard->directory->n_vocab);
+	for (size_t k = 0; rows && k < n * n_embd; k++)
+		rows[k] = (float)((k % n_embd * 37 + from + k / n_embd) % 64) / 64 - 0.5f;
+	if (shard->range.first == 0)
+		in.tokens = tokens;
+	else
+		in.rows = rows;
+	err = rows ? shard_add(shard, &in, why, why_size) : -ENOMEM;
+	free(rows);
+	return err;
+}
+
+/* What the batch makes of its row: *out lasts until the next batch. */
+static int compute_trial(struct shard *shard, uint32_t row, const float **out, char *why, size_t why_size)
+{
+	int err = shard_compute(shard, 0, why, why_size);
+
+	if (err)
+		return err;
+	*out = shard_ends(shard) ? shard_logits(shard, row) : shard_output(shard, row, 1);
+	if (*out)
+		return 0;
+	snprintf(why, why_size, "the model computed values that are not finite");
+	return ERR_MODEL;
+}
+
+/* A few rows through the shard, so that adverts can say how fast it is; also proves that the capture works at all. A row reads every
+ * weight once, so the output matrix's share of the time is taken to be its share of the bytes.
+ *
+ * Then the same rows at once, and among many: kernels differ by CPU and quantisation, and some add up in another order for four rows
+ * than for one. How many rows may share a batch is what this shows (shard_joins()). */
+static int try_rows(struct shard *shard, char *why, size_t why_size)
+{
+	size_t width = shard_ends(shard) ? shard->directory->n_vocab : shard->directory->n_embd;
+	uint32_t n_layer = shard->range.end - shard->range.first, best = UINT32_MAX, n = TRIAL_ROWS, have;
+	const uint32_t most = shard->context_positions < SHARD_ROWS_MAX ? shard->context_positions : SHARD_ROWS_MAX;
+	const uint32_t ends[] = { FEW_ROWS, TRIAL_ROWS }, counts[] = { FEW_ROWS, most };
+	float *alone[] = { calloc(width, sizeof(float)), calloc(width, sizeof(float)) };
+	const float *out;
+	int err = alone[0] && alone[1] ? 0 : -ENOMEM;
+
+	shard->joins = 1;
+	if (n > shard->context_positions)
+		n = shard->context_positions;
+	for (uint32_t i = 0; i < n && !err; i++) {
 		uint32_t begin = microseconds_now(), took;
 
-		for (uint32_t k = 0; row && k < shard->directory->n_embd; k++)
-			row[k] = (float)((k * 37 + i) % 64) / 64 - 0.5f;
-		if (shard->range.first == 0)
-			in.tokens = &token;
-		else
-			in.rows = row;
 		err = shard_truncate(shard, 0, i, &have);
 		if (!err)
-			err = shard_compute(shard, 0, &in, why, why_size);
+			err = add_trial(shard, i, 1, why, why_size);
+		if (!err)
+			err = compute_trial(shard, 0, &out, why, why_size);
 		took = microseconds_now() - begin;
 		if (took < best)
 			best = took;
+		for (size_t k = 0; k < 2 && !err; k++)
+			if (i + 1 == ends[k])
+				memcpy(alone[k], out, width * sizeof *out);
 	}
-	shard_clear(shard, 0);
 	if (!err) {
 		double share = (double)shard->layer_bytes / (double)(shard->layer_bytes + shard->output_bytes);
 
 		shard->layer_microseconds = (uint32_t)(best * share / n_layer + 0.999);
 	}
-	free(row);
+	for (size_t k = 0; k < 2 && !err && n == TRIAL_ROWS && shard_can_truncate(shard) == TRUNCATE_ANY; k++) {
+		shard_clear(shard, 0);
+		err = add_trial(shard, 0, ends[k], why, why_size);
+		if (!err && counts[k] > ends[k])
+			err = add_trial(shard, ends[k], counts[k] - ends[k], why, why_size);
+		if (!err)
+			err = compute_trial(shard, ends[k] - 1, &out, why, why_size);
+		if (!err && memcmp(out, alone[k], width * sizeof *out))
+			break;
+		shard->joins = k ? SHARD_ROWS_MAX : FEW_ROWS;
+	}
+	shard_clear(shard, 0);
+	free(alone[0]);
+	free(alone[1]);
 	return err;
 }
 
@@ -417,17 +478,17 @@ int shard_load(struct shard **out, const struct shard_config *config, char *why,
 	shard->range = config->range;
 	shard->kind = virtual_kind_of(d, config->range);
 	shard->context_positions = config->context;
-	shard->rows = calloc((size_t)CHUNK_ROWS * d->n_embd, sizeof *shard->rows);
-	shard->capture.rows = calloc((size_t)CHUNK_ROWS * d->n_embd, sizeof *shard->capture.rows);
+	shard->rows = calloc((size_t)SHARD_ROWS_MAX * d->n_embd, sizeof *shard->rows);
+	shard->capture.rows = calloc((size_t)SHARD_ROWS_MAX * d->n_embd, sizeof *shard->capture.rows);
 	shard->capture.in = shard->rows;
 	shard->capture.entry = entry_of(shard);
 	if (!shard->rows || !shard->capture.rows) {
 		err = -ENOMEM;
 		goto out;
 	}
-	for (size_t i = 0; i < CHUNK_ROWS; i++) {
+	for (size_t i = 0; i < SHARD_ROWS_MAX; i++) {
 		shard->n_sequences[i] = 1;
-		shard->sequences[i] = &shard->sequence;
+		shard->sequences[i] = &shard->sequence[i];
 	}
 	err = virtual_init(&file, config->source, d, config->range, shard->kind, why, why_size);
 	if (err)
@@ -449,7 +510,7 @@ int shard_load(struct shard **out, const struct shard_config *config, char *why,
 		err = ERR_UNSUPPORTED;
 		goto out;
 	}
-	shard->context = make_context(shard->model, config, is_watched(shard) ? &shard->capture : NULL);
+	shard->context = make_context(shard->model, config, shard_ends(shard), is_watched(shard) ? &shard->capture : NULL);
 	if (!shard->context || !llama_get_memory(shard->context)) {
 		err = load_failed(&file, config, "no context", why, why_size);
 		goto out;
@@ -460,7 +521,7 @@ int shard_load(struct shard **out, const struct shard_config *config, char *why,
 			shard->layer_bytes += d->tensors[i].size;
 	if (shard_ends(shard))
 		shard->output_bytes = tensor_bytes(d, d->tied ? "token_embd.weight" : "output.weight");
-	err = time_layers(shard, why, why_size);
+	err = try_rows(shard, why, why_size);
 out:
 	memory_watch(NULL);
 	virtual_release(&file);
@@ -495,46 +556,74 @@ static bool all_finite(const float *values, size_t n)
 	return !bad;
 }
 
-/* Fills the batch's input side. */
-static int take_input(struct shard *shard, const struct shard_rows *in, struct llama_batch *batch, char *why, size_t why_size)
+/* Writes the rows' inputs behind those that are there. */
+static int take_input(struct shard *shard, const struct shard_rows *in, char *why, size_t why_size)
 {
 	const struct directory *d = shard->directory;
-	const struct quirk *quirk = quirk_find(d->architecture);
+	float *rows = shard->rows + (size_t)shard->n_rows * d->n_embd;
 
-	if (in->tokens && shard->kind == VIRTUAL_WHOLE) {
-		for (uint32_t i = 0; i < in->count; i++) {
-			if (in->tokens[i] < 0 || (uint32_t)in->tokens[i] >= d->n_vocab) {
-				snprintf(why, why_size, "a token id is outside the vocabulary of %u", d->n_vocab);
-				return ERR_MALFORMED;
-			}
-			shard->tokens[i] = in->tokens[i];
-		}
-		batch->token = shard->tokens;
-		return 0;
+	if (in->tokens && shard->range.first != 0) {
+		snprintf(why, why_size, "token ids came to a shard that does not start the model");
+		return ERR_MALFORMED;
 	}
-	if (quirk && quirk->by_id) {
-		memset(shard->tokens, 0, in->count * sizeof shard->tokens[0]);
-		batch->token = shard->tokens;
-	} else {
-		batch->embd = shard->rows;
-	}
-	if (in->tokens) {
-		if (shard->range.first != 0) {
-			snprintf(why, why_size, "token ids came to a shard that does not start the model");
-			return ERR_MALFORMED;
-		}
-		return embedding_rows(d, shard->source, in->tokens, in->count, shard->rows, why, why_size);
-	}
-	if (shard->range.first == 0) {
+	if (!in->tokens && shard->range.first == 0) {
 		snprintf(why, why_size, "hidden states came to the shard that starts the model");
 		return ERR_MALFORMED;
 	}
-	memcpy(shard->rows, in->rows, (size_t)in->count * d->n_embd * sizeof *shard->rows);
-	if (!all_finite(shard->rows, (size_t)in->count * d->n_embd)) {
+	for (uint32_t i = 0; i < in->count; i++) {
+		shard->tokens[shard->n_rows + i] = 0;
+		if (shard->kind != VIRTUAL_WHOLE)
+			continue;
+		if (in->tokens[i] < 0 || (uint32_t)in->tokens[i] >= d->n_vocab) {
+			snprintf(why, why_size, "a token id is outside the vocabulary of %u", d->n_vocab);
+			return ERR_MALFORMED;
+		}
+		shard->tokens[shard->n_rows + i] = in->tokens[i];
+	}
+	if (shard->kind == VIRTUAL_WHOLE)
+		return 0;
+	if (in->tokens)
+		return embedding_rows(d, shard->source, in->tokens, in->count, rows, why, why_size);
+	memcpy(rows, in->rows, (size_t)in->count * d->n_embd * sizeof *rows);
+	if (!all_finite(rows, (size_t)in->count * d->n_embd)) {
 		snprintf(why, why_size, "the rows hold values that are not finite");
 		return ERR_MALFORMED;
 	}
 	return 0;
+}
+
+int shard_add(struct shard *shard, const struct shard_rows *in, char *why, size_t why_size)
+{
+	int err;
+
+	if (in->count == 0 || in->count > SHARD_ROWS_MAX - shard->n_rows || in->want > in->count || (!in->tokens && !in->rows)) {
+		snprintf(why, why_size, "a block of %u rows with %u outputs is impossible", in->count, in->want);
+		return ERR_MALFORMED;
+	}
+	if (in->position > shard->context_positions || in->count > shard->context_positions - in->position) {
+		snprintf(why, why_size, "positions %u to %u do not fit the context of %u", in->position, in->position + in->count,
+			 shard->context_positions);
+		return ERR_CONTEXT;
+	}
+	err = take_input(shard, in, why, why_size);
+	if (err)
+		return err;
+	for (uint32_t i = 0; i < in->count; i++) {
+		uint32_t row = shard->n_rows + i;
+
+		shard->sequence[row] = (llama_seq_id)in->sequence;
+		shard->positions[row] = (llama_pos)(in->position + i);
+		/* A shard that does not end the model must say "output" for each row: the last layer computes only those. */
+		shard->outputs[row] = !shard_ends(shard) || i >= in->count - in->want;
+	}
+	shard->n_rows += in->count;
+	return 0;
+}
+
+void shard_drop(struct shard *shard, uint32_t n)
+{
+	if (shard->n_rows > n)
+		shard->n_rows = n;
 }
 
 static int decode_failed(int result, char *why, size_t why_size)
@@ -547,42 +636,29 @@ static int decode_failed(int result, char *why, size_t why_size)
 	return ERR_ENGINE;
 }
 
-int shard_compute(struct shard *shard, unsigned sequence, const struct shard_rows *in, char *why, size_t why_size)
+int shard_compute(struct shard *shard, uint32_t layers, char *why, size_t why_size)
 {
-	struct llama_batch batch = { .n_tokens = (int32_t)in->count };
+	const struct quirk *quirk = quirk_find(shard->directory->architecture);
+	uint32_t n = shard->n_rows, all = shard->range.end - shard->range.first;
 	bool ends = shard_ends(shard);
-	int err, result;
+	struct llama_batch batch = { .n_tokens = (int32_t)n, .pos = shard->positions, .n_seq_id = shard->n_sequences,
+				     .seq_id = shard->sequences, .logits = shard->outputs };
+	int err = 0, result;
 
-	if (in->count == 0 || in->count > CHUNK_ROWS || in->want > in->count || (!in->tokens && !in->rows)) {
-		snprintf(why, why_size, "a block of %u rows with %u outputs is impossible", in->count, in->want);
-		return ERR_MALFORMED;
-	}
-	if (in->position > shard->context_positions || in->count > shard->context_positions - in->position) {
-		snprintf(why, why_size, "positions %u to %u do not fit the context of %u", in->position, in->position + in->count,
-			 shard->context_positions);
-		return ERR_CONTEXT;
-	}
-	err = take_input(shard, in, &batch, why, why_size);
-	if (err)
-		return err;
-	shard->sequence = (llama_seq_id)sequence;
-	for (uint32_t i = 0; i < in->count; i++) {
-		shard->positions[i] = (llama_pos)(in->position + i);
+	shard->n_rows = 0;
+	if (shard->kind == VIRTUAL_WHOLE || (quirk && quirk->by_id))
+		batch.token = shard->tokens;
+	else
+		batch.embd = shard->rows;
+	for (uint32_t i = 0; i < n; i++) {
 		/* rows have all axes, while for ids libllama fills them in: text lies on the diagonal */
-		shard->positions[i + in->count] = shard->positions[i + 2 * in->count] = shard->positions[i];
-		shard->positions[i + 3 * in->count] = 0;
-		/* A shard that does not end the model must say "output" for each row: the last layer computes only those. */
-		shard->outputs[i] = !ends || i >= in->count - in->want;
+		shard->positions[i + n] = shard->positions[i + 2 * n] = shard->positions[i];
+		shard->positions[i + 3 * n] = 0;
 	}
-	shard->first_output = in->count - in->want;
-	batch.pos = shard->positions;
-	batch.n_seq_id = shard->n_sequences;
-	batch.seq_id = shard->sequences;
-	batch.logits = shard->outputs;
 	shard->capture.left = shard->capture.entered = 0;
 	shard->capture.odd = false;
-	name_exit(shard, in->layers && in->layers < shard->range.end - shard->range.first ? in->layers : shard->range.end - shard->range.first);
-	shard->capture.bytes = (size_t)in->count * shard->directory->n_embd * sizeof(float);
+	name_exit(shard, layers && layers < all ? layers : all);
+	shard->capture.bytes = (size_t)n * shard->directory->n_embd * sizeof(float);
 	memory_clear_error();
 	result = llama_decode(shard->context, batch);
 	shard->capture.bytes = 0;
@@ -593,28 +669,24 @@ int shard_compute(struct shard *shard, unsigned sequence, const struct shard_row
 			 shard->capture.entry && !shard->capture.entered ? shard->capture.entry : shard->capture.exit,
 			 shard->capture.odd ? "another shape" : "not there");
 		err = ERR_UNSUPPORTED;
-	} else if (!ends && !all_finite(shard->capture.rows, (size_t)in->count * shard->directory->n_embd)) {
-		snprintf(why, why_size, "the model computed values that are not finite");
-		err = ERR_MODEL;
 	}
-	for (uint32_t i = 0; ends && !err && i < in->want; i++)
-		if (!shard_logits(shard, i) || !all_finite(shard_logits(shard, i), shard->directory->n_vocab)) {
-			snprintf(why, why_size, "the model computed values that are not finite");
-			err = ERR_MODEL;
-		}
-	if (err)
-		llama_memory_seq_rm(llama_get_memory(shard->context), (llama_seq_id)sequence, (llama_pos)in->position, -1);
+	for (uint32_t i = n; err && i-- > 0;)
+		llama_memory_seq_rm(llama_get_memory(shard->context), shard->sequence[i], shard->positions[i], -1);
 	return err;
 }
 
-const float *shard_output(const struct shard *shard)
+const float *shard_output(const struct shard *shard, uint32_t row, uint32_t n)
 {
-	return shard->capture.rows;
+	const float *rows = shard->capture.rows + (size_t)row * shard->directory->n_embd;
+
+	return all_finite(rows, (size_t)n * shard->directory->n_embd) ? rows : NULL;
 }
 
-const float *shard_logits(const struct shard *shard, uint32_t i)
+const float *shard_logits(const struct shard *shard, uint32_t row)
 {
-	return llama_get_logits_ith(shard->context, (int32_t)(shard->first_output + i));
+	const float *logits = llama_get_logits_ith(shard->context, (int32_t)row);
+
+	return logits && all_finite(logits, shard->directory->n_vocab) ? logits : NULL;
 }
 
 int shard_truncate(struct shard *shard, unsigned sequence, uint32_t position, uint32_t *have)
@@ -679,6 +751,11 @@ const struct memory_use *shard_memory(const struct shard *shard)
 enum truncate shard_can_truncate(const struct shard *shard)
 {
 	return llama_model_is_recurrent(shard->model) || llama_model_is_hybrid(shard->model) ? TRUNCATE_NONE : TRUNCATE_ANY;
+}
+
+uint32_t shard_joins(const struct shard *shard)
+{
+	return shard->joins;
 }
 
 uint32_t shard_layer_microseconds(const struct shard *shard)

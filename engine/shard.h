@@ -6,8 +6,9 @@
  * there, so the dummy output matrix is never multiplied. Where libllama does something to the embedding in every shard (a scale, a
  * norm), the rows of the shard before are written over the result of it, in the same way: quirks.h says over which tensor.
  *
- * One call computes one session's block. Several sessions in one llama_decode() (continuous batching) fit behind the same
- * interface: sequences are already separate.
+ * shard_add() puts rows into a batch, shard_compute() computes the batch at once. A batch is one sequence's rows, or as many rows
+ * each of sequences whose numbers follow each other: that is what libllama computes in one piece when each sequence has its own KV.
+ * shard_joins() says how many rows may share a batch without a row's bits depending on that.
  *
  * Thread: one. SPDX-License-Identifier: AGPL-3.0-or-later */
 #ifndef ENGINE_SHARD_H
@@ -42,21 +43,26 @@ int shard_estimate(const struct shard_config *config, struct memory_use *use, ch
 int shard_load(struct shard **out, const struct shard_config *config, char *why, size_t why_size);
 void shard_free(struct shard *shard);
 
-struct shard_rows {                                /* a block of one session, positions [position, position + count) */
-	uint32_t position, count;                  /* count 1 .. CHUNK_ROWS */
+#define SHARD_ROWS_MAX 64                          /* of a batch */
+struct shard_rows {                                /* of one sequence, positions [position, position + count) */
+	unsigned sequence;
+	uint32_t position, count;
 	uint32_t want;                             /* logits of the last rows, where the range ends the model */
 	const int32_t *tokens;                     /* count ids, or NULL: */
 	const float *rows;                         /* (count, n_embd) */
-	uint32_t layers;                           /* stop after so many of the range's; 0: all. Not where it ends the model */
 };
-/* Computes after shard_truncate() made room. On an error the sequence is cut back to `position`.
- * ERR_MALFORMED (token id, value that is not finite), ERR_CONTEXT, ERR_ENGINE, ERR_MODEL (the model computed a value that is
- * not finite). */
-int shard_compute(struct shard *shard, unsigned sequence, const struct shard_rows *in, char *why, size_t why_size);
-/* Of the last compute: (count, n_embd), when the range does not end the model. */
-const float *shard_output(const struct shard *shard);
-/* Of the last compute: row i of want, n_vocab floats, when it does. */
-const float *shard_logits(const struct shard *shard, uint32_t i);
+/* After shard_truncate() made room. ERR_MALFORMED (token id, value that is not finite), ERR_CONTEXT: nothing was added. */
+int shard_add(struct shard *shard, const struct shard_rows *rows, char *why, size_t why_size);
+void shard_drop(struct shard *shard, uint32_t n);  /* the batch's rows from the n-th on are not in it any more */
+/* Stops after so many of the range's layers; 0: all. Not where it ends the model. The batch is empty afterwards. On an error its
+ * sequences are cut back to where they were: ERR_CONTEXT, ERR_ENGINE, ERR_UNSUPPORTED. */
+int shard_compute(struct shard *shard, uint32_t layers, char *why, size_t why_size);
+/* Of the last compute, until the next: NULL where the model computed a value that is not finite. */
+const float *shard_output(const struct shard *shard, uint32_t row, uint32_t n);    /* (n, n_embd), when the range does not end the model */
+const float *shard_logits(const struct shard *shard, uint32_t row);                /* n_vocab, of a wanted row, when it does */
+/* So many rows of several sequences may be one batch: measured at load. SHARD_ROWS_MAX: blocks may be cut and joined as one likes,
+ * too. 1: everybody is computed alone, in whole blocks (always so where state is carried from row to row). */
+uint32_t shard_joins(const struct shard *shard);
 
 /* Drops positions >= position, so that exactly [0, position) is there; ERR_NEED_REPLAY when it cannot be: *have says up to
  * where the sequence still reaches (0: it was emptied). */

@@ -54,7 +54,7 @@ static int take_control(struct wire *wire, struct msghdr *message)
 	return err;
 }
 
-static int receive(struct wire *wire)
+static int receive(struct wire *wire, int flags)
 {
 	union {
 		struct cmsghdr align;
@@ -69,7 +69,7 @@ static int receive(struct wire *wire)
 	if (!part.iov_base)
 		return -ENOMEM;
 	do
-		n = recvmsg(wire->fd, &message, MSG_CMSG_CLOEXEC);
+		n = recvmsg(wire->fd, &message, MSG_CMSG_CLOEXEC | flags);
 	while (n < 0 && errno == EINTR);
 	if (n < 0)
 		return errno == ECONNRESET ? ERR_CANCELLED : -errno;
@@ -82,7 +82,7 @@ static int receive(struct wire *wire)
 	return 0;
 }
 
-int wire_next(struct wire *wire, struct frame *out)
+static int next(struct wire *wire, struct frame *out, int flags)
 {
 	int err;
 
@@ -93,7 +93,7 @@ int wire_next(struct wire *wire, struct frame *out)
 		if (err != -EAGAIN)
 			break;
 		wire->consumed = 0;
-		err = receive(wire);
+		err = receive(wire, flags);
 		if (err)
 			break;
 	}
@@ -102,11 +102,22 @@ int wire_next(struct wire *wire, struct frame *out)
 	return err;
 }
 
-bool wire_pending(const struct wire *wire)
+int wire_next(struct wire *wire, struct frame *out)
+{
+	return next(wire, out, 0);
+}
+
+int wire_try(struct wire *wire, struct frame *out)
+{
+	return next(wire, out, MSG_DONTWAIT);
+}
+
+bool wire_wait(const struct wire *wire, int64_t microseconds)
 {
 	struct pollfd p = { .fd = wire->fd, .events = POLLIN };
+	const struct timespec most = { .tv_sec = microseconds / 1000000, .tv_nsec = microseconds % 1000000 * 1000 };
 
-	return wire->in.length > wire->consumed || poll(&p, 1, 0) > 0;
+	return ppoll(&p, 1, &most, NULL) > 0;
 }
 
 int wire_take_fds(struct wire *wire, int *out, size_t n)

@@ -24,8 +24,10 @@ void wire_init(struct wire *wire, int fd);
 void wire_release(struct wire *wire);             /* closes fd and what was not taken */
 /* The next frame; its bytes last until the next call. ERR_CANCELLED: the other side closed; others end the connection. */
 int wire_next(struct wire *wire, struct frame *out);
-/* True when wire_next() will not have to wait for the first bytes of a frame. */
-bool wire_pending(const struct wire *wire);
+/* The same without waiting: -EAGAIN when no whole frame is there. */
+int wire_try(struct wire *wire, struct frame *out);
+/* Waits for more bytes: false when none came in time. */
+bool wire_wait(const struct wire *wire, int64_t microseconds);
 /* The first n descriptors that came; they are the caller's now. ERR_MALFORMED: fewer came (none are taken). */
 int wire_take_fds(struct wire *wire, int *out, size_t n);
 /* All of a buffer, then clears it. */
