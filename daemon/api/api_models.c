@@ -54,6 +54,8 @@ enum MHD_Result api_get_metrics(struct request *r)
 			  "# TYPE essaim_questions_failed_total counter\nessaim_questions_failed_total %llu\n", (unsigned long long)c.failed);
 	buf_printf(&text, "# HELP essaim_questions_running Questions being answered.\n# TYPE essaim_questions_running gauge\nessaim_questions_running %zu\n",
 		   c.running);
+	buf_printf(&text, "# HELP essaim_questions_waiting Of them, those that wait for a place.\n# TYPE essaim_questions_waiting gauge\n"
+			  "essaim_questions_waiting %zu\n", c.waiting);
 	buf_printf(&text, "# HELP essaim_tokens_total Tokens of prompts and answers of questions asked here.\n# TYPE essaim_tokens_total counter\n"
 			  "essaim_tokens_total{kind=\"prompt\"} %llu\nessaim_tokens_total{kind=\"completion\"} %llu\n",
 		   (unsigned long long)c.prompt_tokens, (unsigned long long)c.completion_tokens);

@@ -139,6 +139,28 @@ class Kept(unittest.TestCase):
         self.assertEqual(engine["sessions_open"] + engine["sessions_kept"], 0)
         self.assertEqual(engine["crashes"], 0)
 
+    def offer(self, tokens):
+        self.abeille.essaim("agreement", "offer", "Colibri", "--tokens", str(tokens))
+        wait_for("the offer", lambda: any(a["tokens_per_day"] == tokens for a in self.colibri.essaim("agreement", "list")["agreements"]))
+        self.colibri.essaim("agreement", "accept", "Abeille")
+        wait_for("both to hear of it", lambda: all(any(a["tokens_per_day"] == tokens and a["state"] == "in force" for a in
+                                                       node.essaim("agreement", "list")["agreements"]) for node in (self.abeille, self.colibri)))
+        wait_for("the ring", lambda: self.colibri.essaim("ring", "tiny", ok=False).get("possible"))
+
+    def test_a_quota_is_granted_before_it_is_used(self):
+        self.assertEqual(post(self.colibri, "Something to begin the day with. ", 40)[0], 200)
+        used = next(u["rows"] for u in self.abeille.essaim("status")["today"] if u["user_name"] == "Colibri")
+        self.offer(used + 200)
+        try:
+            status, headers, answer = post(self.colibri, "What may this cost? ", 200)
+            self.assertEqual(status, 429, answer)
+            self.assertGreater(int(headers["Retry-After"]), 0)
+            self.assertRegex(answer["error"]["message"], "200 tokens are left .* of up to 2[0-9][0-9] was asked for")
+            self.assertEqual(post(self.colibri, "What may this cost? ", 100)[0], 200)
+            self.assertEqual(post(self.colibri, "And what may this cost? ", 100)[0], 429)
+        finally:
+            self.offer(1000000)
+
     def test_what_is_kept_is_said_and_gives_way(self):
         for i in range(5):                    # one after the other, more than there are places
             self.assertEqual(post(self.colibri, "Another conversation, which begins otherwise: %d " % i * 3, 8)[0], 200)

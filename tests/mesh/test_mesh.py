@@ -289,6 +289,7 @@ class Mesh(unittest.TestCase):
             late.stop()
             self.abeille.start()
             self.abeille.wait_until_up()
+        wait_for("Abeille's layers", lambda: ready(self.abeille, "tiny"), 60)      # its advert of before is still believed
         self.heal()
         self.assertEqual(self.ask()[0], self.expected)
 
