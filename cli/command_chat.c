@@ -62,17 +62,11 @@ static int find_api(struct chat *c)
 	snprintf(c->url, sizeof c->url, strchr(host, ':') ? "http://[%s]:%llu" : "http://%s:%llu", host,
 		 (unsigned long long)json_uint(yyjson_obj_get(s, "ports"), "http"));
 	yyjson_doc_free(doc);
-	char path[4096], key[80] = "";
-	snprintf(path, sizeof path, "%s/keys/api.key", c->cli->home);
-	FILE *f = fopen(path, "re");
-	if (!f || !fgets(key, sizeof key, f)) {
-		if (f)
-			fclose(f);
-		return cli_fail(c->cli, EXIT_REFUSED, "EACCES", "run essaim as the user that runs essaimd", "%s cannot be read: %s", path, strerror(errno));
-	}
-	fclose(f);
-	key[strcspn(key, "\r\n")] = 0;
-	snprintf(c->header, sizeof c->header, "Authorization: Bearer %s", key);
+	status = client_call(c->cli, "api_key", NULL, NULL, NULL, &doc);
+	if (status)
+		return status;
+	snprintf(c->header, sizeof c->header, "Authorization: Bearer %s", json_text(client_result(doc), "key"));
+	yyjson_doc_free(doc);
 	return 0;
 }
 

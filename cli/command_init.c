@@ -1,8 +1,10 @@
 /* essaim init: at most three questions, then `essaimd --init` does it. SPDX-License-Identifier: AGPL-3.0-or-later */
 #include <errno.h>
 #include <getopt.h>
+#include <grp.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -114,6 +116,18 @@ int install_demo_model(struct cli *cli)
 		      : EXIT_DONE;
 }
 
+/* The folder of a service is there before its home is made, and belongs to the service's user: root makes the home as that user. */
+static int become_owner(struct cli *cli)
+{
+	struct stat st;
+	if (geteuid() || stat(cli->home, &st) || !st.st_uid)
+		return 0;
+	if (setgroups(0, NULL) || setresgid(st.st_gid, st.st_gid, st.st_gid) || setresuid(st.st_uid, st.st_uid, st.st_uid))
+		return cli_fail(cli, EXIT_REFUSED, "EPERM", "run this as that user", "%s belongs to user %u, who cannot be become: %s", cli->home,
+				(unsigned)st.st_uid, strerror(errno));
+	return 0;
+}
+
 int command_init(struct cli *cli, int argc, char **argv)
 {
 	static const struct option options[] = {
@@ -169,7 +183,10 @@ int command_init(struct cli *cli, int argc, char **argv)
 		args[n++] = settings[i];
 	}
 	yyjson_doc *doc;
-	int status = run_init(cli, args, &doc);
+	int status = become_owner(cli);
+	if (status)
+		return status;
+	status = run_init(cli, args, &doc);
 	if (!status && demo && (status = install_demo_model(cli)))
 		yyjson_doc_free(doc);
 	if (status || client_print_json(cli, doc))

@@ -9,6 +9,7 @@
 const struct control_command command_table[] = {
 	{"status", command_status},
 	{"doctor", command_doctor},
+	{"api_key", command_api_key},
 	{"pause", command_pause},
 	{"resume", command_resume},
 	{"peers", command_peers},

@@ -225,6 +225,17 @@ void command_resume(void *arg, struct control_request *r, yyjson_val *args)
 	control_done(r, doc);
 }
 
+/* For members of a service's group, who may ask here but cannot read the keys' folder. */
+void command_api_key(void *arg, struct control_request *r, yyjson_val *args)
+{
+	(void)args;
+	struct daemon *d = arg;
+	yyjson_mut_val *root;
+	yyjson_mut_doc *doc = json_object(&root);
+	yyjson_mut_obj_add_strcpy(doc, root, "key", d->keys.api_key);
+	control_done(r, doc);
+}
+
 void command_status(void *arg, struct control_request *r, yyjson_val *args)
 {
 	(void)args;

@@ -171,7 +171,7 @@ int views_permit_gateway(void *arg, const uint8_t node[KEY_BYTES], const uint8_t
 
 /* command_*.c */
 extern const struct control_command command_table[];
-control_handler command_doctor, command_status, command_pause, command_resume, command_peers, command_disclosure, command_ring;
+control_handler command_doctor, command_api_key, command_status, command_pause, command_resume, command_peers, command_disclosure, command_ring;
 control_handler command_invite, command_join, command_agreement_offer, command_agreement_accept, command_agreement_revoke,
 	command_agreement_list, command_roster_list, command_roster_remove, command_steward_renew;
 control_handler command_model_add, command_model_list, command_model_pull, command_model_remove, command_model_clear;

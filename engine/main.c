@@ -52,7 +52,12 @@ static void open_devices(void)
 {
 	ggml_backend_dev_t cpu;
 
-	ggml_backend_load_all();
+	/* Where the libraries of another root are used, ggml's own path to its back ends leads nowhere. */
+	const char *folder = getenv("ESSAIM_BACKENDS");
+	if (folder && *folder)
+		ggml_backend_load_all_from_path(folder);
+	else
+		ggml_backend_load_all();
 	llama_backend_init();
 	cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
 	if (cpu) {

@@ -40,6 +40,8 @@ struct control {
 	struct client *clients;
 	size_t n_clients;
 	bool pipe_open, closing;
+	bool shared;                             /* with the members of group */
+	gid_t group;
 	void (*on_closed)(void *arg);
 	void *on_closed_arg;
 };
@@ -314,14 +316,28 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *b)
 	}
 }
 
-static bool is_owner(struct client *client)
+static bool is_member(int fd, gid_t group)
+{
+	gid_t groups[1024];                      /* a caller in more of them is refused */
+	socklen_t size = sizeof groups;
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, groups, &size))
+		return false;
+	for (size_t i = 0; i < size / sizeof *groups; i++)
+		if (groups[i] == group)
+			return true;
+	return false;
+}
+
+static bool may_ask(struct client *client)
 {
 	struct ucred credentials;
 	socklen_t size = sizeof credentials;
 	uv_os_fd_t fd;
 	if (uv_fileno((uv_handle_t *)&client->pipe, &fd) || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &credentials, &size))
 		return false;
-	return credentials.uid == geteuid() || credentials.uid == 0;
+	if (credentials.uid == geteuid() || credentials.uid == 0)
+		return true;
+	return client->control->shared && (credentials.gid == client->control->group || is_member(fd, client->control->group));
 }
 
 static void on_connection(uv_stream_t *server, int status)
@@ -339,7 +355,7 @@ static void on_connection(uv_stream_t *server, int status)
 	client->next = c->clients;
 	c->clients = client;
 	c->n_clients++;
-	if (uv_accept(server, (uv_stream_t *)&client->pipe) || c->n_clients > CONTROL_CLIENTS_MAX || !is_owner(client) ||
+	if (uv_accept(server, (uv_stream_t *)&client->pipe) || c->n_clients > CONTROL_CLIENTS_MAX || !may_ask(client) ||
 	    uv_read_start((uv_stream_t *)&client->pipe, on_allocate, on_read))
 		client_close(client);
 }
@@ -369,7 +385,12 @@ int control_open(struct control **out, uv_loop_t *loop, const char *home, const 
 	uv_pipe_init(loop, &c->pipe, 0);
 	c->pipe.data = c;
 	c->pipe_open = true;
-	mode_t before = umask(0177);
+	struct stat folder;
+	if (!stat(home, &folder) && folder.st_mode & S_ISGID && folder.st_mode & S_IXGRP) {
+		c->shared = true;
+		c->group = folder.st_gid;        /* the socket's too, by the folder's bit */
+	}
+	mode_t before = umask(c->shared ? 0117 : 0177);
 	int err = uv_pipe_bind(&c->pipe, c->path);
 	umask(before);
 	if (!err)

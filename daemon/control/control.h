@@ -1,10 +1,11 @@
-/* control.h: the unix socket HOME/control.sock (0600) between `essaim` and `essaimd`.
+/* control.h: the unix socket HOME/control.sock between `essaim` and `essaimd`.
  *
  * One JSON object a line. Client: {"command": NAME, "args": {...}}. Daemon: any number of {"progress": {...}}, then one of
  * {"ok": true, "result": {...}} or {"ok": false, "error": {"code": "DENIED", "message": "...", "remedy": "...",
  * "template": ..., "values": [...]}}. Several commands may follow
- * each other on a connection, one at a time. Only the owner of the home (or root) may connect (SO_PEERCRED). Line limit
- * CONTROL_LINE_MAX. What each command takes and gives: doc/CONTROL.md. Handlers are registered by main (daemon/command_*.c).
+ * each other on a connection, one at a time. Who may connect: the owner of the home and
+ * root (SO_PEERCRED), mode 0600; and, where the folder is a service's, which its set-group-id bit and its group's right to enter say together
+ * (mode 2750), the members of its group (SO_PEERGROUPS), mode 0660. Line limit CONTROL_LINE_MAX. What each command takes and gives: doc/CONTROL.md. Handlers are registered by main (daemon/command_*.c).
  * Thread: loop. SPDX-License-Identifier: AGPL-3.0-or-later */
 #ifndef CONTROL_CONTROL_H
 #define CONTROL_CONTROL_H

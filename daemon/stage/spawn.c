@@ -27,7 +27,7 @@ extern char **environ;
 
 static bool may_know(const char *entry)
 {
-	static const char *const names[] = {"PATH=", "LANG=", "LC_", "TZ=", "OMP_", "GOMP_", "GGML_", "LLAMA_", "LD_LIBRARY_PATH=", "VK_",
+	static const char *const names[] = {"PATH=", "LANG=", "LC_", "TZ=", "OMP_", "GOMP_", "GGML_", "ESSAIM_BACKENDS=", "LLAMA_", "LD_LIBRARY_PATH=", "VK_",
 					    "JOURNAL_STREAM=", "ASAN_OPTIONS=", "UBSAN_OPTIONS=", "LSAN_OPTIONS=", "TSAN_OPTIONS="};
 	for (size_t i = 0; i < sizeof names / sizeof *names; i++)
 		if (!strncmp(entry, names[i], strlen(names[i])))

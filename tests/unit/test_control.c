@@ -218,6 +218,27 @@ static void only_its_owner_may_open_the_socket(void **state)
 	free_world(w);
 }
 
+static void a_home_that_lets_its_group_in_opens_the_socket_to_it(void **state)
+{
+	struct world *w = new_world();
+	struct stat st;
+	char path[100], why[200] = "";
+	snprintf(path, sizeof path, "%s/control.sock", w->home);
+	/* the group's right alone is not enough, nor is the bit: a folder in a shared place inherits it */
+	static const mode_t modes[] = {0750, 02700, 02750};
+	for (int i = 0; i < 3; i++) {
+		struct control *c;
+		assert_int_equal(chmod(w->home, modes[i]), 0);
+		assert_int_equal(control_open(&c, &w->loop, w->home, commands, w, why, sizeof why), 0);
+		assert_int_equal(stat(path, &st), 0);
+		assert_int_equal(st.st_mode & 07777, i == 2 ? 0660 : 0600);
+		control_close(c, NULL, NULL);
+	}
+	uv_run(&w->loop, UV_RUN_NOWAIT);
+	chmod(w->home, 0700);
+	free_world(w);
+}
+
 static void a_socket_left_by_a_crash_is_replaced(void **state)
 {
 	struct world *w = calloc(1, sizeof *w);
@@ -470,6 +491,7 @@ int main(void)
 	signal(SIGPIPE, SIG_IGN);
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(only_its_owner_may_open_the_socket),
+		cmocka_unit_test(a_home_that_lets_its_group_in_opens_the_socket_to_it),
 		cmocka_unit_test(a_socket_left_by_a_crash_is_replaced),
 		cmocka_unit_test(a_home_that_is_not_there_is_said),
 		cmocka_unit_test(a_command_is_answered),
