@@ -38,7 +38,7 @@ Also refused in rings, whatever the architecture: files with extra layers for pr
 feed-forward network, each shard holds layers of every kind: "anywhere" then means between such groups.
 
 \`tests/peers/test_architectures.py\` compares this table with llama.cpp's own suite of tiny models (\`test-llama-archs\`, in Debian's
-\`llama.cpp-tests\`): 131 models, 112 of them of architectures that run in rings. Each of those is cut at every legal place, alone and all
+\`llama.cpp-tests\`): 131 models, 113 of them of architectures that run in rings. Each of those is cut at every legal place, alone and all
 at once (\`essaim-engine --check FILE --every\`), with two sessions, prompts of 1, 7 and 64 tokens, and going back; all are bit-identical.
 Their two layers are stacked to 3 to 24 first. These models are of 32-bit floats and have random weights; what depends on a layer count was
 looked for up to 64 layers. \`tests/peers/test_quantisations.py\` does the same for F32, F16, BF16, Q8_0, Q4_0, Q4_K,

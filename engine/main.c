@@ -163,6 +163,10 @@ static int list_architectures(void)
 			printf("%sa period in each shard (%u where the file says none)", and, quirk->state_period);
 			and = "; ";
 		}
+		if (quirk->past_dense) {
+			printf("%spast the leading dense layers", and);
+			and = "; ";
+		}
 		if (quirk->step) {
 			printf("%sonly at multiples of %u layers", and, quirk->step);
 			and = "; ";

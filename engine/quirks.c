@@ -97,7 +97,7 @@ static const struct quirk table[] = {
 	{ .architecture = "minicpm3", .whole = "libllama takes constants from the number of layers" },
 	{ .architecture = "minimax-01", .whole = "a layer decays by its place among all of them" },
 	{ .architecture = "minimax-m2" },
-	{ .architecture = "minimax-m3", .whole = "not every shard could have both kinds of its layers" },
+	{ .architecture = "minimax-m3", .past_dense = true },
 	{ .architecture = "mistral3" },
 	{ .architecture = "mistral4", .step = 4, .counts = { 26, 27, 48 }, .zero_key = "attention.q_lora_rank",
 	  .must_say = { "expert_gating_func" } },
@@ -176,6 +176,7 @@ struct layers {
 	const struct directory *directory;
 	const struct directory_key *window, *state, *kv, *heads, *feed_forward;    /* NULL: not said */
 	uint64_t window_period, state_period;     /* of so many layers the last has full attention; 0: none, or said layer by layer */
+	uint64_t dense;                           /* the first shard must hold more than so many; 0: any */
 	uint64_t step;                            /* what a layer is depends on its number modulo this */
 };
 
@@ -214,6 +215,8 @@ static void layers_init(struct layers *l, const struct directory *d, const struc
 	}
 	if (quirk->state_period && !l->state)
 		l->state_period = number_or(d, "full_attention_interval", quirk->state_period);
+	if (quirk->past_dense)
+		l->dense = number_or(d, "leading_dense_block_count", 0);
 	/* a period's phase is not written in the file: shards begin where one does */
 	add_step(l, l->window_period);
 	add_step(l, l->state_period);
@@ -276,7 +279,7 @@ static void find_cuts(const struct directory *d, const struct quirk *quirk, bool
 		all |= 1u << layer_kind(&layers, i);
 	for (c = 1; c < d->n_layer; c++) {
 		seen |= 1u << layer_kind(&layers, c - 1);
-		if (seen == all && c % layers.step == 0 && may_begin(&layers, c) && !is_mistaken(d, quirk, cuts, c)) {
+		if (seen == all && c > layers.dense && c % layers.step == 0 && may_begin(&layers, c) && !is_mistaken(d, quirk, cuts, c)) {
 			cuts[c] = true;
 			seen = 0;
 		}
@@ -376,8 +379,8 @@ uint32_t quirk_hash(void)
 		const struct quirk *q = &table[i];
 		char line[256];
 
-		snprintf(line, sizeof line, "%s %d %u %d %u %u %u %u %u %s %d %d %s %s %s %s %d;", q->architecture, q->scaled, q->window_period,
-			 q->always_window, q->state_period, q->step, q->counts[0], q->counts[1], q->counts[2], text(q->zero_key), q->tied, q->whole != NULL,
+		snprintf(line, sizeof line, "%s %d %u %d %d %u %u %u %u %u %s %d %d %s %s %s %s %d;", q->architecture, q->scaled, q->window_period,
+			 q->always_window, q->past_dense, q->state_period, q->step, q->counts[0], q->counts[1], q->counts[2], text(q->zero_key), q->tied, q->whole != NULL,
 			 text(q->must_say[0]), text(q->must_say[1]), text(q->entry), text(q->exit), q->by_id);
 		for (const char *p = line; *p; p++)
 			hash = (hash ^ (uint8_t)*p) * 16777619u;

@@ -17,6 +17,7 @@ struct quirk {
 	unsigned window_period;   /* of period layers the last has full attention, the others a sliding window; 0: all alike */
 	bool always_window;       /* windows also where the file does not say how wide; where it says 0, layers depend on their count */
 	unsigned state_period;    /* of period layers the last has attention, the others a recurrent state; 0: the file says which */
+	bool past_dense;          /* each shard needs a layer behind the leading dense ones (leading_dense_block_count) */
 	unsigned step;            /* what a layer does depends on its number modulo this: cuts at multiples only; 0: all alike */
 	unsigned counts[QUIRK_COUNTS];        /* layer counts from which libllama takes constants: neither whole nor shard may have one */
 	const char *zero_key;     /* where the file lacks this key shards say 0, and then counts do not matter */

@@ -6,7 +6,7 @@
 llama.cpp's own suite (test-llama-archs -o DIR) writes models of two layers. That is too few to see what depends on a layer's
 number: sliding windows, states beside attention, positions that every fourth layer leaves out, layers with experts. All layers
 follow in turn, tensors and per-layer arrays, but the feed-forward networks of leading dense layers (leading_dense_block_count)
-stay at the front: a layer is one's attention with another's network.
+stay at the front: a layer is one's attention with another's network. So does what is looked up by an index, where dense layers have none.
 Used by test_architectures.py; also a module.
 
 SPDX-License-Identifier: AGPL-3.0-or-later
@@ -85,10 +85,11 @@ class Model:
         dense = self.own("leading_dense_block_count", 0)
         if not 0 <= dense < have:
             dense = 0
+        parts = FEED_FORWARD if any(t[0].startswith("blk.0.indexer") for t in self.tensors) else FEED_FORWARD + ("indexer.",)
         feeds = [i if i < dense else dense + (i - dense) % (have - dense) for i in range(n_layer)]
 
         def source(name, i):
-            return feeds[i] if any(part in name for part in FEED_FORWARD) else i % have
+            return feeds[i] if any(part in name for part in parts) else i % have
 
         for name, (kind, value) in self.keys.items():
             if kind == ARRAY and name.startswith(self.architecture + ".") and len(value[1]) == have:

@@ -752,6 +752,19 @@ static void no_shard_has_a_layer_count_that_means_another_model(void **state)
 	close_model(&o);
 }
 
+static void the_first_shard_reaches_past_the_dense_layers(void **state)
+{
+	struct tiny_model model = llama6;
+	struct opened o;
+
+	model.architecture = "minimax-m3";
+	model.once = true;               /* three dense layers */
+	open_model(&o, &model);
+	for (uint32_t c = 1; c < 6; c++)
+		assert_int_equal(quirk_may_cut(&o.directory, c), c > 3);
+	close_model(&o);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -784,6 +797,7 @@ int main(void)
 		cmocka_unit_test(arrays_of_one_number_a_layer_are_cut_and_no_others),
 		cmocka_unit_test(a_key_that_the_small_ones_lack_is_said_in_their_shards),
 		cmocka_unit_test(layers_with_a_state_and_with_attention_stay_together),
+		cmocka_unit_test(the_first_shard_reaches_past_the_dense_layers),
 		cmocka_unit_test(no_shard_has_a_layer_count_that_means_another_model),
 	};
 
