@@ -346,6 +346,7 @@ void residency_open(struct daemon *d)
 			d->models[i].start_pending = true;
 			d->models[i].retry_at = daemon_ms(d);
 		}
+	d->torrent_peers_at = 0;
 	residency_refresh(d);
 }
 

@@ -583,6 +583,10 @@ lt::settings_pack settings(const std::string &interfaces)
 	s.set_int(lt::settings_pack::peer_connect_timeout, 10);
 	s.set_int(lt::settings_pack::handshake_timeout, 10);
 	s.set_int(lt::settings_pack::tick_interval, 250);
+	/* Of several that fetch from one, each asks it for what the others have not asked for: the less is asked for ahead, the less often two
+	 * ask for the same piece and the source sends it twice. A second is enough for any round trip. */
+	s.set_int(lt::settings_pack::request_queue_time, 1);
+	s.set_bool(lt::settings_pack::strict_end_game_mode, true);
 	s.set_int(lt::settings_pack::active_limit, -1);
 	s.set_int(lt::settings_pack::active_checking, -1);
 	return s;

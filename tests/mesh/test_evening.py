@@ -25,6 +25,7 @@ import unittest
 TOP = os.environ.get("ESSAIM_TOP", os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(TOP, "contrib"))
+from machines import Machine, machines_not_permitted, wire  # noqa: E402
 from nodes import Node, Stuck, wait_for  # noqa: E402
 
 FIRST_ANSWER_S = 60                     # from `invite` to an answer, where the weights are at hand
@@ -37,52 +38,6 @@ add chain inet door in { type filter hook forward priority filter; policy drop; 
 add rule inet door in iifname "lan" accept
 add rule inet door in ct state established,related accept
 """
-
-
-class Machine:
-    """A network namespace, as long as its holder lives."""
-
-    def __init__(self):
-        self.holder = subprocess.Popen(["unshare", "--net", "sh", "-c", "echo; exec cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        self.holder.stdout.readline()
-        self.within = ["nsenter", "--net=/proc/%d/ns/net" % self.holder.pid]
-        self.run("ip", "link", "set", "lo", "up")
-
-    def run(self, *command, **more):
-        return subprocess.run([*self.within, *command], check=True, stdout=subprocess.PIPE, **more).stdout
-
-    def address(self, device, *addresses):
-        for address in addresses:
-            self.run("ip", "addr", "add", address, "dev", device, *(["nodad"] if ":" in address else []))
-        self.run("ip", "link", "set", device, "up")
-
-    def gateway(self, *addresses):
-        for address in addresses:
-            self.run("ip", "-6" if ":" in address else "-4", "route", "add", "default", "via", address)
-
-    def forward(self):
-        self.run("sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding")
-
-    def close(self):
-        self.holder.stdin.close()
-        self.holder.stdout.close()
-        self.holder.wait()
-
-
-def wire(a, name_a, b, name_b):
-    a.run("ip", "link", "add", "name", name_a, "type", "veth", "peer", "name", name_b, "netns", str(b.holder.pid))
-
-
-def not_permitted():
-    """Why this machine cannot play the evening, or None."""
-    for command in (["unshare", "--net", "true"], ["ip", "-Version"], ["nft", "--version"], ["nsenter", "--version"]):
-        try:
-            done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        except FileNotFoundError:
-            return "%s is not installed (contrib/packages.txt)" % command[0]
-        if done.returncode:
-            return "%s: %s" % (" ".join(command), done.stderr.decode("utf-8", "replace").strip() or "refused")
-    return None
 
 
 class Evening(unittest.TestCase):
@@ -322,7 +277,7 @@ def faketime():
 
 
 if __name__ == "__main__":
-    why = not_permitted()
+    why = machines_not_permitted(["nft", "--version"])
     if why:
         print("skipped: the evening needs network namespaces of its own: " + why)
         sys.exit(77)
