@@ -44,7 +44,7 @@ int command_doctor(struct cli *cli, int argc, char **argv)
 		return cli_usage(cli, argv[0], "doctor takes nothing more");
 	yyjson_doc *doc = NULL;
 	if (cli->progress && client_has_daemon(cli))
-		fputs("Looking, and asking neighbours to dial this node (half a minute at most) ...\n", stderr);
+		fputs(_("Looking, and asking neighbours to dial this node (half a minute at most) ...\n"), stderr);
 	int status = client_has_daemon(cli) ? client_call(cli, "doctor", NULL, NULL, NULL, &doc) : look_without(cli, &doc);
 	if (status)
 		return status;
@@ -63,7 +63,7 @@ int command_doctor(struct cli *cli, int argc, char **argv)
 		if (*json_text(c, "remedy"))
 			fold_print(stdout, 0, 11, "        -> %s", json_text(c, "remedy"));
 	}
-	printf("\n%s\n", ok ? "Nothing is wrong." : "Something is wrong: what to do stands behind each arrow.");
+	printf("\n%s\n", ok ? _("Nothing is wrong.") : _("Something is wrong: what to do stands behind each arrow."));
 	yyjson_doc_free(doc);
 	return ok ? EXIT_DONE : EXIT_REFUSED;
 }

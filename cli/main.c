@@ -72,6 +72,9 @@ static const char *default_home(void)
 	if (!access("/var/lib/essaim/home", R_OK | X_OK))
 		return "/var/lib/essaim/home";
 	snprintf(path, sizeof path, "%s/.local/share/essaim", user ? user : "");
+	/* Who is not in the service's group is told so, rather than that he has no home of his own. */
+	if (access(path, F_OK) && !access("/var/lib/essaim/home", F_OK))
+		return "/var/lib/essaim/home";
 	return path;
 }
 

@@ -307,7 +307,7 @@ void command_model_add(void *arg, struct control_request *r, yyjson_val *args)
 		}
 		if (fds[n] < 0) {
 			err = -errno;
-			control_fail(r, err, "the daemon's user must be able to read it", "%s: %s", a->paths[n],
+			control_fail(r, err, "the daemon's user must be able to read it; an installed service sees only /var/lib/essaim/files", "%s: %s", a->paths[n],
 				     err == -EINVAL ? N_("it is not a file") : strerror(errno));
 			break;
 		}
