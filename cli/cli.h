@@ -126,6 +126,7 @@ int command_join(struct cli *cli, int argc, char **argv);
 int command_agreement(struct cli *cli, int argc, char **argv);
 int command_roster(struct cli *cli, int argc, char **argv);
 int command_steward(struct cli *cli, int argc, char **argv);
+int command_leave(struct cli *cli, int argc, char **argv);
 int command_model(struct cli *cli, int argc, char **argv);
 int command_chat(struct cli *cli, int argc, char **argv);
 

@@ -239,12 +239,55 @@ int command_roster(struct cli *cli, int argc, char **argv)
 	return EXIT_DONE;
 }
 
+static int steward_new(struct cli *cli, bool fresh)
+{
+	yyjson_doc *doc;
+	yyjson_mut_val *args;
+	char when[32];
+	yyjson_mut_doc *request = client_args(&args);
+	yyjson_mut_obj_add_bool(request, args, "fresh", fresh);
+	int status = client_call(cli, "steward_new", request, NULL, NULL, &doc);
+	if (status || client_print_json(cli, doc))
+		return status;
+	yyjson_val *r = client_result(doc);
+	printf(_("A new steward key is here, good until %.10s. The old one signs nothing any more.\n"), when_text(json_uint(r, "expires"), when));
+	printf(_("Signed with it: a roster of %llu nodes, %llu agreements, %llu acceptances, %llu approvals.\n"),
+	       (unsigned long long)json_uint(r, "nodes"), (unsigned long long)json_uint(r, "agreements"), (unsigned long long)json_uint(r, "acceptances"),
+	       (unsigned long long)json_uint(r, "approvals"));
+	if (json_uint(r, "failed"))
+		printf(_("%llu could not be signed again: essaim agreement list, essaim model list\n"), (unsigned long long)json_uint(r, "failed"));
+	printf(_("\nNext:\n  look for what is not yours: essaim roster list, essaim agreement list\n"
+		 "  partners accept your agreements again: essaim agreement accept\n  take keys/root.key away again\n"));
+	yyjson_doc_free(doc);
+	return EXIT_DONE;
+}
+
+int command_leave(struct cli *cli, int argc, char **argv)
+{
+	if (argc != 2)
+		return cli_usage(cli, "leave", "which association? essaim status names it");
+	yyjson_doc *doc;
+	yyjson_mut_val *args;
+	yyjson_mut_doc *request = client_args(&args);
+	yyjson_mut_obj_add_str(request, args, "association", argv[1]);
+	int status = client_call(cli, "leave", request, NULL, NULL, &doc);
+	if (status || client_print_json(cli, doc))
+		return status;
+	printf(_("This node has left %s. Nodes that hear it drop their links to it within a second.\n"
+		 "Restart essaimd; then it can join another: essaim join URL. Weights stay in models/.\n"),
+	       json_text(client_result(doc), "association_name"));
+	yyjson_doc_free(doc);
+	return EXIT_DONE;
+}
+
 int command_steward(struct cli *cli, int argc, char **argv)
 {
 	yyjson_doc *doc;
 	char when[32];
+	if (argc >= 2 && !strcmp(argv[1], "new") && (argc == 2 || (argc == 3 && !strcmp(argv[2], "--fresh"))))
+		return steward_new(cli, argc == 3);
 	if (argc != 2 || strcmp(argv[1], "renew"))
-		return cli_usage(cli, "steward", "there is only: essaim steward renew");
+		return cli_usage(cli, "steward", "renew, or new?");
 	int status = client_call(cli, "steward_renew", NULL, NULL, NULL, &doc);
 	if (status || client_print_json(cli, doc))
 		return status;

@@ -27,7 +27,8 @@ static const struct {
 	 "offer ASSOCIATION [--model MODEL]... [--tokens N] [--seconds N] [--priority 0-9] [--days N]\n"
 	 "       essaim agreement accept | decline | revoke ASSOCIATION\n       essaim agreement list", N_("who may use whose nodes, and how much")},
 	{"roster", command_roster, "list\n       essaim roster remove NODE", N_("the nodes of this association")},
-	{"steward", command_steward, "renew", N_("sign the steward key for another 90 days, with the root key")},
+	{"steward", command_steward, "renew\n       essaim steward new [--fresh]", N_("with the root key: the steward key for another 90 days, or a new one")},
+	{"leave", command_leave, "ASSOCIATION", N_("no longer be a node of this association")},
 	{"model", command_model,
 	 "add FILE [--name NAME] [--licence SPDX] [--private]\n       essaim model list\n       essaim model pull MODEL [--no-wait]\n"
 	 "       essaim model check FILE [--stages K] [--tokens N] [--prompt TEXT]\n       essaim model remove | clear MODEL", N_("publish, fetch and check models")},

@@ -24,6 +24,8 @@ const struct control_command command_table[] = {
 	{"roster_list", command_roster_list},
 	{"roster_remove", command_roster_remove},
 	{"steward_renew", command_steward_renew},
+	{"steward_new", command_steward_new},
+	{"leave", command_leave},
 	{"model_add", command_model_add},
 	{"model_list", command_model_list},
 	{"model_pull", command_model_pull},

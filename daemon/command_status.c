@@ -153,6 +153,12 @@ void command_warnings_into(struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val
 		w = warning(doc, array, false, "copy keys/root.key to a safe place off this machine and delete it here");
 		control_say(doc, w, "text", "the association's root key still lies on this node");
 	}
+	if (d->steward_replaced)
+		control_say(doc, warning(doc, array, true, N_("delete keys/steward.key here; if none of you replaced it, name a new one: essaim steward new")),
+			    "text", N_("this node's steward key was replaced by another one: what it signs does not count"));
+	if (d->left)
+		control_say(doc, warning(doc, array, true, N_("restart essaimd; then it can join another: essaim join URL")), "text",
+			    N_("this node has left its association"));
 	if (d->save_err) {
 		w = warning(doc, array, true, "free some space, or mend the rights of the folder; it is tried again every 30 seconds");
 		control_say(doc, w, "text", "what this node learns cannot be saved in %s/records: %s", d->home, err_str(d->save_err));

@@ -8,7 +8,6 @@
 #include "daemon/daemon.h"
 #include "proto/text.h"
 
-#define STEWARD_REMEDY N_("run this on the node where the association was made (it has keys/steward.key)")
 
 /* --- invitations ----------------------------------------------------------------------------------- */
 
@@ -24,7 +23,7 @@ void command_invite(void *arg, struct control_request *r, yyjson_val *args)
 		return;
 	}
 	if (!d->keys.has_steward) {
-		control_fail(r, ERR_DENIED, STEWARD_REMEDY, "only a node with the steward key can invite");
+		control_fail(r, ERR_DENIED, command_steward_remedy, "only a node with the steward key can invite");
 		return;
 	}
 	if (!hours || hours > 24 * 30) {
@@ -304,7 +303,7 @@ void command_agreement_offer(void *arg, struct control_request *r, yyjson_val *a
 	}
 	int err = records_offer(d, association, &terms, (uint32_t)days);
 	if (err)
-		control_fail(r, err, err == ERR_DENIED ? STEWARD_REMEDY : NULL, "the agreement cannot be offered: %s", err_str(err));
+		control_fail(r, err, err == ERR_DENIED ? command_steward_remedy : NULL, "the agreement cannot be offered: %s", err_str(err));
 	else
 		done_with_agreement(d, r, d->keys.association, association);
 }
@@ -320,7 +319,7 @@ void command_agreement_accept(void *arg, struct control_request *r, yyjson_val *
 		control_fail(r, err, "ask them to run: essaim agreement offer", "%s has offered nothing that is still open",
 			     trust_association_name(d->trust, association));
 	else if (err)
-		control_fail(r, err, err == ERR_DENIED ? STEWARD_REMEDY : NULL, "the agreement cannot be accepted: %s", err_str(err));
+		control_fail(r, err, err == ERR_DENIED ? command_steward_remedy : NULL, "the agreement cannot be accepted: %s", err_str(err));
 	else
 		done_with_agreement(d, r, association, d->keys.association);
 }
@@ -339,7 +338,7 @@ void command_agreement_revoke(void *arg, struct control_request *r, yyjson_val *
 	struct agreement_body terms = {.revoked = true};
 	int err = records_offer(d, association, &terms, 365);
 	if (err)
-		control_fail(r, err, err == ERR_DENIED ? STEWARD_REMEDY : NULL, "the agreement cannot be revoked: %s", err_str(err));
+		control_fail(r, err, err == ERR_DENIED ? command_steward_remedy : NULL, "the agreement cannot be revoked: %s", err_str(err));
 	else
 		done_with_agreement(d, r, d->keys.association, association);
 }
@@ -410,7 +409,7 @@ void command_roster_remove(void *arg, struct control_request *r, yyjson_val *arg
 	int err = records_publish_roster(d, (const uint8_t(*)[KEY_BYTES])roster.nodes, roster.n_nodes - 1);
 	roster_free(&roster);
 	if (err) {
-		control_fail(r, err, err == ERR_DENIED ? STEWARD_REMEDY : NULL, "the roster cannot be changed: %s", err_str(err));
+		control_fail(r, err, err == ERR_DENIED ? command_steward_remedy : NULL, "the roster cannot be changed: %s", err_str(err));
 		return;
 	}
 	yyjson_mut_val *root;
@@ -418,32 +417,4 @@ void command_roster_remove(void *arg, struct control_request *r, yyjson_val *arg
 	yyjson_mut_obj_add_str(doc, root, "node", json_hex(doc, removed, KEY_BYTES));
 	yyjson_mut_obj_add_strcpy(doc, root, "name", name);
 	control_done(r, doc);
-}
-
-/* --- steward --------------------------------------------------------------------------------------- */
-
-/* The root key may have been brought back for this while the daemon runs: it is read, used and forgotten. */
-void command_steward_renew(void *arg, struct control_request *r, yyjson_val *args)
-{
-	(void)args;
-	struct daemon *d = arg;
-	struct keys keys;
-	char why[400] = "";
-	int err = keys_load(d->home, &keys, why, sizeof why);
-	if (err) {
-		control_fail(r, err, NULL, "%s", why);
-		return;
-	}
-	if (!keys.has_root || !d->keys.has_steward)
-		control_fail(r, ERR_DENIED, keys.has_root ? STEWARD_REMEDY : N_("copy the root key back to keys/root.key, renew, and take it away again"),
-			     keys.has_root ? N_("this node has no steward key to renew") : N_("only the root key can renew the steward, and it is not here"));
-	else if ((err = records_renew_steward(d, keys.root_secret)))
-		control_fail(r, err, NULL, "the steward key cannot be renewed: %s", err_str(err));
-	else {
-		yyjson_mut_val *root;
-		yyjson_mut_doc *doc = json_object(&root);
-		yyjson_mut_obj_add_uint(doc, root, "expires", daemon_now(d) + STEWARD_DAYS_MAX * 86400ull);
-		control_done(r, doc);
-	}
-	keys_wipe(&keys);
 }

@@ -4,6 +4,7 @@
  *   init.c          essaimd --init: a new home folder
  *   config.c        essaim.conf
  *   records.c       this node's own records (card, advert, steward's), saving all records
+ *   records_steward.c  more of the steward's office
  *   residency.c     placement -> store -> stage: what this node holds and runs
  *   sharing_watch.c when it shares: opens and closes (rules: sharing.h; load: machine.h)
  *   doctor*.c       what is wrong and what to do: judgements, this machine; doctor.h
@@ -64,6 +65,8 @@ struct daemon {
 	struct config config;
 	struct keys keys;
 	int lock_fd;
+	bool left;                                  /* has left its association: nothing is saved any more */
+	bool steward_replaced;                      /* the steward key here is no longer the association's */
 	bool draining, closing;
 
 	struct trust *trust;
@@ -110,11 +113,16 @@ uint64_t daemon_ms(const struct daemon *d);         /* monotonic milliseconds */
 int init_run(const char *home, int argc, char **argv);   /* an exit status */
 
 /* records.c: sign, publish, save */
+struct records_renewed {                                 /* what a new steward key has signed; in: begin anew, with this node alone? */
+	bool fresh;
+	size_t nodes, agreements, acceptances, approvals, failed;
+};
 uint64_t records_sequence(struct daemon *d);             /* larger than any this node has used */
 int records_publish(struct daemon *d, struct buf *record);   /* into trust and the mesh; releases it */
 int records_publish_roster(struct daemon *d, const uint8_t (*nodes)[KEY_BYTES], size_t n);
 int records_offer(struct daemon *d, const uint8_t association[KEY_BYTES], const struct agreement_body *terms, uint32_t days);
 int records_accept(struct daemon *d, const uint8_t grantor[KEY_BYTES], bool declined);
+int records_leave(struct daemon *d);                     /* says so to everybody; nothing is saved from then on */
 int records_renew_steward(struct daemon *d, const uint8_t root_secret[SIGN_SECRET_BYTES]);   /* the same key, 90 days more */
 int records_approve(struct daemon *d, const uint8_t model[KEY_BYTES], bool withdrawn);
 void records_tick(struct daemon *d);                     /* card, advert, roster, saving when due */
@@ -123,6 +131,13 @@ int records_load(struct daemon *d, char *why, size_t why_size);
 void records_save_now(struct daemon *d);                 /* at the end; blocks */
 int records_on_join(void *arg, enum invitation_role role, const uint8_t node[KEY_BYTES], const uint8_t association[KEY_BYTES],
 		    const uint8_t invitation[16]);
+
+struct record records_head(struct daemon *d, enum record_kind kind, const uint8_t *subject, uint64_t life);   /* about us; subject NULL: the association */
+
+/* records_steward.c */
+void records_look_at_steward(struct daemon *d);          /* is the key here still the association's? */
+void records_drop_left(struct daemon *d);                /* off the roster with who said that he has left */
+int records_sign_again(struct daemon *d, const uint8_t root_secret[SIGN_SECRET_BYTES], struct records_renewed *out);   /* by d->keys' new steward */
 
 /* residency.c */
 void residency_tick(struct daemon *d);
@@ -170,10 +185,12 @@ int views_link_key(void *arg, const uint8_t node[KEY_BYTES], uint8_t out[KEY_BYT
 int views_permit_gateway(void *arg, const uint8_t node[KEY_BYTES], const uint8_t model[KEY_BYTES], char *detail, size_t size);
 
 /* command_*.c */
+extern const char command_steward_remedy[];      /* what who lacks the steward key is told to do */
 extern const struct control_command command_table[];
 control_handler command_doctor, command_api_key, command_status, command_pause, command_resume, command_peers, command_disclosure, command_ring;
 control_handler command_invite, command_join, command_agreement_offer, command_agreement_accept, command_agreement_revoke,
-	command_agreement_list, command_roster_list, command_roster_remove, command_steward_renew;
+	command_agreement_list, command_roster_list, command_roster_remove, command_steward_renew, command_steward_new,
+	command_leave;
 control_handler command_model_add, command_model_list, command_model_pull, command_model_remove, command_model_clear;
 void command_ranges_into(yyjson_mut_doc *doc, yyjson_mut_val *object, const char *key, const struct layer_range *ranges, size_t n);
 void command_models_into(struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val *array, const uint8_t *only);

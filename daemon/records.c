@@ -39,7 +39,7 @@ uint64_t records_sequence(struct daemon *d)
 	return d->last_sequence;
 }
 
-static struct record head_of(struct daemon *d, enum record_kind kind, const uint8_t *subject, uint64_t life)
+struct record records_head(struct daemon *d, enum record_kind kind, const uint8_t *subject, uint64_t life)
 {
 	struct record head = {.kind = kind};
 	memcpy(head.association, d->keys.association, KEY_BYTES);
@@ -73,6 +73,8 @@ void records_changed(struct daemon *d)
 	if (generation == d->trust_generation)
 		return;
 	d->trust_generation = generation;
+	records_look_at_steward(d);
+	records_drop_left(d);
 	if (d->ring)
 		ring_recheck(d->ring);
 	if (d->gateway)
@@ -133,23 +135,30 @@ static void look_at_addresses(struct daemon *d)
 	d->card_due |= memcmp(hash, d->card_addresses, sizeof hash) != 0;
 }
 
-static void publish_card(struct daemon *d)
+static int publish_card(struct daemon *d, bool left)
 {
-	struct card_body card = {.version_low = PROTOCOL_VERSION, .version_high = PROTOCOL_VERSION, .torrent_port = store_port(d->store)};
+	struct card_body card = {.left = left, .version_low = PROTOCOL_VERSION, .version_high = PROTOCOL_VERSION, .torrent_port = store_port(d->store)};
 	text_copy(card.name, sizeof card.name, d->config.node_name);
 	memcpy(card.link_key, d->keys.link, KEY_BYTES);
 	own_addresses(d, &card);
 	hash_addresses(&card, d->card_addresses);
-	struct record head = head_of(d, RECORD_CARD, d->keys.node, CARD_LIFE_S);
+	struct record head = records_head(d, RECORD_CARD, d->keys.node, CARD_LIFE_S);
 	struct buf out;
 	buf_init(&out, RECORD_MAX);
 	int err = card_sign(&out, &head, &card, d->keys.node_secret);
 	if (err) {
 		log_error("this node's card cannot be made: %s", err_str(err));
 		buf_release(&out);
-		return;
+		return err;
 	}
-	records_publish(d, &out);
+	return records_publish(d, &out);
+}
+
+int records_leave(struct daemon *d)
+{
+	int err = publish_card(d, true);
+	d->left = !err;
+	return err;
 }
 
 /* The machine's load of the last minute, per thread that it shares: what others' rows would wait behind. */
@@ -193,7 +202,7 @@ static void publish_advert(struct daemon *d)
 			m->sessions_free = views_sessions_free(d, r->model, &info);
 		}
 	}
-	struct record head = head_of(d, RECORD_ADVERT, d->keys.node, ADVERT_LIFE_S);
+	struct record head = records_head(d, RECORD_ADVERT, d->keys.node, ADVERT_LIFE_S);
 	struct buf out;
 	buf_init(&out, RECORD_MAX);
 	int err = advert_sign(&out, &head, &advert, d->keys.node_secret);
@@ -211,7 +220,7 @@ int records_publish_roster(struct daemon *d, const uint8_t (*nodes)[KEY_BYTES], 
 	if (!d->keys.has_steward)
 		return ERR_DENIED;
 	struct roster_body roster = {.n_nodes = n, .nodes = (uint8_t(*)[KEY_BYTES])nodes};
-	struct record head = head_of(d, RECORD_ROSTER, NULL, ROSTER_LIFE_S);
+	struct record head = records_head(d, RECORD_ROSTER, NULL, ROSTER_LIFE_S);
 	struct buf out;
 	buf_init(&out, RECORD_MAX);
 	int err = roster_sign(&out, &head, &roster, d->keys.steward_secret);
@@ -235,7 +244,7 @@ static void renew_roster(struct daemon *d)
 int records_renew_steward(struct daemon *d, const uint8_t root_secret[SIGN_SECRET_BYTES])
 {
 	struct steward_body steward;
-	struct record head = head_of(d, RECORD_STEWARD, NULL, (uint64_t)STEWARD_DAYS_MAX * DAY_S);
+	struct record head = records_head(d, RECORD_STEWARD, NULL, (uint64_t)STEWARD_DAYS_MAX * DAY_S);
 	struct buf out;
 	buf_init(&out, RECORD_MAX);
 	memcpy(steward.steward, d->keys.steward, KEY_BYTES);
@@ -253,7 +262,7 @@ int records_offer(struct daemon *d, const uint8_t association[KEY_BYTES], const 
 {
 	if (!d->keys.has_steward)
 		return ERR_DENIED;
-	struct record head = head_of(d, RECORD_AGREEMENT, association, (uint64_t)days * DAY_S);
+	struct record head = records_head(d, RECORD_AGREEMENT, association, (uint64_t)days * DAY_S);
 	struct buf out;
 	buf_init(&out, RECORD_MAX);
 	int err = agreement_sign(&out, &head, terms, d->keys.steward_secret);
@@ -274,7 +283,7 @@ int records_accept(struct daemon *d, const uint8_t grantor[KEY_BYTES], bool decl
 		return ERR_UNKNOWN;
 	struct acceptance_body acceptance = {.declined = declined};
 	memcpy(acceptance.agreement, agreement->hash, KEY_BYTES);
-	struct record head = head_of(d, RECORD_ACCEPTANCE, grantor, agreement->expires > now ? agreement->expires - now : 0);
+	struct record head = records_head(d, RECORD_ACCEPTANCE, grantor, agreement->expires > now ? agreement->expires - now : 0);
 	struct buf out;
 	buf_init(&out, RECORD_MAX);
 	int err = acceptance_sign(&out, &head, &acceptance, d->keys.steward_secret);
@@ -290,7 +299,7 @@ int records_approve(struct daemon *d, const uint8_t model[KEY_BYTES], bool withd
 	if (!d->keys.has_steward)
 		return ERR_DENIED;
 	struct approval_body approval = {.withdrawn = withdrawn};
-	struct record head = head_of(d, RECORD_APPROVAL, model, 365ull * DAY_S);
+	struct record head = records_head(d, RECORD_APPROVAL, model, 365ull * DAY_S);
 	struct buf out;
 	buf_init(&out, RECORD_MAX);
 	int err = approval_sign(&out, &head, &approval, d->keys.steward_secret);
@@ -389,6 +398,8 @@ static void save_start(struct daemon *d)
 void records_save_now(struct daemon *d)
 {
 	struct buf all;
+	if (d->left)
+		return;
 	buf_init(&all, RECORDS_FILE_MAX);
 	int err = records_file_collect(d->trust, &all);
 	if (!err)
@@ -406,6 +417,7 @@ int records_load(struct daemon *d, char *why, size_t why_size)
 		log_warning("%zu places of %s/records/all were damaged (%zu bytes): the rest is kept, and what was lost comes back from other nodes",
 			    report.damaged, d->home, report.damaged_bytes);
 	d->trust_generation = trust_generation(d->trust);
+	records_look_at_steward(d);
 	return err;
 }
 
@@ -416,10 +428,12 @@ void records_tick(struct daemon *d)
 		d->addresses_at = ms + ADDRESSES_AGAIN_MS;
 		look_at_addresses(d);
 	}
+	if (d->left)
+		return;
 	if (d->card_due || ms >= d->card_at) {
 		d->card_due = false;
 		d->card_at = ms + CARD_AGAIN_MS;
-		publish_card(d);
+		publish_card(d, false);
 	}
 	if ((d->advert_due && ms + ADVERT_AGAIN_MS >= d->advert_at + ADVERT_LEAST_MS) || ms >= d->advert_at) {
 		d->advert_due = false;

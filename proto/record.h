@@ -115,6 +115,7 @@ struct card_body {
 	size_t n_addresses;
 	char addresses[CARD_ADDRESSES_MAX][ADDRESS_SIZE];
 	uint16_t torrent_port;         /* 0: none; the host is that of the addresses */
+	bool left;                     /* its last word: it has left the association */
 };
 bool card_address_is_valid(const char *address);       /* "host:port", "192.0.2.1:port" or "[v6]:port" */
 

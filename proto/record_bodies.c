@@ -198,6 +198,8 @@ static void card_write(struct pack_writer *w, const void *arg)
 	for (size_t i = 0; i < b->n_addresses; i++)
 		pack_str(w, b->addresses[i]);
 	pack_kv_uint(w, "torrent_port", b->torrent_port);
+	if (b->left)
+		pack_kv_bool(w, "left", true);
 }
 
 int card_sign(struct buf *out, struct record *head, const struct card_body *b, const uint8_t *node_secret)
@@ -205,7 +207,7 @@ int card_sign(struct buf *out, struct record *head, const struct card_body *b, c
 	if (b->n_addresses > CARD_ADDRESSES_MAX)
 		return ERR_LIMIT;
 	head_of_node(head, RECORD_CARD, node_secret);
-	return record_sign(out, head, node_secret, 6, card_write, b);
+	return record_sign(out, head, node_secret, b->left ? 7 : 6, card_write, b);
 }
 
 int card_read(const struct record *r, struct card_body *b)
@@ -223,6 +225,7 @@ int card_read(const struct record *r, struct card_body *b)
 	b->version_low = (unsigned)field_get_range(c, "version_low", 1, UINT16_MAX);
 	b->version_high = (unsigned)field_get_range(c, "version_high", b->version_low, UINT16_MAX);
 	b->torrent_port = (uint16_t)pack_get_uint(c, "torrent_port", UINT16_MAX);
+	b->left = pack_get_bool_or(c, "left", false);
 	struct pack_cursor list = pack_get(c, "addresses");
 	size_t n = pack_count(list);
 	if (n > CARD_ADDRESSES_MAX)

@@ -361,6 +361,22 @@ int keys_load(const char *home, struct keys *out, char *why, size_t why_size)
 	return err;
 }
 
+int keys_new_steward(const char *home, struct keys *keys, char *why, size_t why_size)
+{
+	uint8_t secret[SIGN_SECRET_BYTES], public[KEY_BYTES];
+	int err;
+
+	crypto_sign_keypair(public, secret);
+	err = write_hex(home, "keys/steward.key", secret, SIGN_SECRET_BYTES, why, why_size);
+	if (!err) {
+		memcpy(keys->steward_secret, secret, sizeof secret);
+		memcpy(keys->steward, public, sizeof public);
+		keys->has_steward = true;
+	}
+	sodium_memzero(secret, sizeof secret);
+	return err;
+}
+
 void keys_wipe(struct keys *keys)
 {
 	sodium_memzero(keys, sizeof *keys);

@@ -1,7 +1,7 @@
 /* keys.h: the keys of a home folder, as files of mode 0600 under HOME/keys.
  *
  *   root.key     Ed25519, used by `init` and to renew the steward; to be moved away after `init`
- *   steward.key  Ed25519, 90 days; on the nodes that administer the association
+ *   steward.key  Ed25519, signed by the root key for 90 days at a time; on the nodes that administer the association
  *   node.key     Ed25519, this node's identity
  *   link.key     X25519, this node's static key for links
  *   api.key      "essaim-" + 43 base64url characters: what programs put behind "Authorization: Bearer"
@@ -30,6 +30,8 @@ struct keys {
  * join one). why gets a sentence with a remedy on failure. */
 int keys_create(const char *home, bool with_association, struct keys *out, char *why, size_t why_size);
 int keys_load(const char *home, struct keys *out, char *why, size_t why_size);
+/* A new steward key in the place of the one that is there, if any. */
+int keys_new_steward(const char *home, struct keys *keys, char *why, size_t why_size);
 void keys_wipe(struct keys *keys);
 /* Puts bytes into HOME/name atomically, mode 0600. */
 int keys_write_file(const char *home, const char *name, const void *bytes, size_t n, char *why, size_t why_size);

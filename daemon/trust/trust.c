@@ -327,6 +327,14 @@ static int store(struct trust *trust, const struct entry *judged, struct entry *
 		free(e);
 		return err;
 	}
+	if (held && e->record.kind == RECORD_STEWARD && memcmp(held->key, e->key, KEY_BYTES)) {
+		/* The new one's roster is on its way: until it is here, nodes must be able to bring it to each other. */
+		struct association *a = &trust->slots[e->slot];
+		memcpy(a->former, held->key, KEY_BYTES);
+		a->handover_until = now + TRUST_HANDOVER_S;
+		if (a->handover_until < trust->due)
+			trust->due = a->handover_until;
+	}
 	if (held)
 		entry_remove(trust, number_of(trust, held));
 	err = entry_insert(trust, e, roster);
@@ -445,6 +453,8 @@ static bool is_spent(const struct trust *trust, const struct entry *e, uint64_t 
 		return true;
 	if (e->slot == 0 && is_kept(e->record.kind))
 		return false;
+	if (e->record.kind == RECORD_ROSTER && trust_handed_over(trust, &trust->slots[e->slot], now))
+		return false;
 	return !trust_authorised(trust, e, now);
 }
 
@@ -474,6 +484,8 @@ size_t trust_expire(struct trust *trust, uint64_t now)
 			continue;
 		}
 		end = now > e->record.expires ? e->remember : e->record.expires;
+		if (e->record.kind == RECORD_ROSTER && trust_handed_over(trust, &trust->slots[e->slot], now))
+			end = trust->slots[e->slot].handover_until;
 		if (end < trust->due)
 			trust->due = end;
 	}

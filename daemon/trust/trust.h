@@ -9,7 +9,8 @@
  * revoked and its grantee's current acceptance names its hash. Own nodes need no agreement.
  *
  * Only the *current* steward's signature counts: a steward record with another key takes all that the former one signed
- * out of force at once, so renewal signs everything anew (trust_each_to_renew()) and publishes it together. In the same way a
+ * out of force at once, so renewal signs everything anew (trust_each_to_renew()) and publishes it together. Only who is on the roster
+ * outlasts that, for TRUST_HANDOVER_S: without it nobody could bring the new one to anybody. In the same way a
  * node left out of the newest roster, and all that it signed, counts for nothing from that call on. Where two associations
  * claim one node, the one that the node's newest card names answers for it.
  *
@@ -28,6 +29,7 @@
 #define TRUST_RECORDS_ASSOCIATION_MAX 4096   /* of one association; of all the others together that much less than in all */
 #define TRUST_BYTES_MAX (256u << 20)
 #define TRUST_BYTES_ASSOCIATION_MAX (32u << 20)
+#define TRUST_HANDOVER_S 10                  /* a former steward's roster goes on naming nodes, so that the new one can reach them */
 #define TRUST_DEGREE_MAX 64                  /* associations that one other association brings into reach */
 
 struct trust;
@@ -72,8 +74,8 @@ bool trust_in_reach(const struct trust *trust, const uint8_t association[KEY_BYT
 
 /* Which association answers for a node by its current roster; ERR_UNKNOWN. */
 int trust_association_of(const struct trust *trust, const uint8_t node[KEY_BYTES], uint64_t now, uint8_t association[KEY_BYTES]);
-/* May this node hold a link with us: 0 when its roster is current and its association is in reach; ERR_DENIED, for our own
- * node as well. */
+/* May this node hold a link with us: 0 when its roster is current, its association is in reach and it has not left; ERR_DENIED, for
+ * our own node as well. */
 int trust_admits(const struct trust *trust, const uint8_t node[KEY_BYTES], uint64_t now);
 /* May this record be sent to that node? Private manifests stay among the nodes of their association, receipts between the
  * two associations they are about. */

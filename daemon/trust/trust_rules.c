@@ -75,13 +75,17 @@ int trust_decode(struct entry *e, struct roster_body *roster)
 	struct acceptance_body acceptance;
 	struct approval_body approval;
 	struct steward_body steward;
+	struct card_body card;
 	int err;
 
 	switch (r->kind) {
 	case RECORD_ASSOCIATION:
-	case RECORD_CARD:
 	case RECORD_ADVERT:
 		return record_check_body(r);
+	case RECORD_CARD:
+		err = card_read(r, &card);
+		e->negative = card.left;
+		return err;
 	case RECORD_STEWARD:
 		err = steward_read(r, &steward);
 		memcpy(e->key, steward.steward, KEY_BYTES);
@@ -123,10 +127,16 @@ static bool signed_by_steward(const struct trust *trust, const struct associatio
 	return is_current(trust, a->steward, now) && !memcmp(trust->entries[a->steward]->key, signer, KEY_BYTES);
 }
 
+bool trust_handed_over(const struct trust *trust, const struct association *a, uint64_t now)
+{
+	return now <= a->handover_until && a->roster != INDEX_NONE &&
+	       !memcmp(trust->entries[a->roster]->record.signer, a->former, KEY_BYTES);
+}
+
 bool trust_rostered(const struct trust *trust, const struct association *a, const uint8_t *node, uint64_t now)
 {
 	return is_current(trust, a->roster, now) &&
-	       signed_by_steward(trust, a, trust->entries[a->roster]->record.signer, now) &&
+	       (signed_by_steward(trust, a, trust->entries[a->roster]->record.signer, now) || trust_handed_over(trust, a, now)) &&
 	       a->n_nodes && bsearch(node, a->nodes, a->n_nodes, KEY_BYTES, compare_keys);
 }
 

@@ -18,7 +18,7 @@ struct entry {
 	uint32_t slot;                 /* association */
 	uint32_t edge_next;            /* agreements and acceptances of one association */
 	uint64_t remember;             /* its sequence number binds until then: the latest expiry of those it replaced */
-	bool negative;                 /* revoked, declined, withdrawn */
+	bool negative;                 /* revoked, declined, withdrawn; CARD: has left */
 	bool private_;                 /* a manifest for its own association only */
 	uint8_t key[KEY_BYTES];        /* STEWARD: its key; ACCEPTANCE: the agreement's hash; RECEIPT: who asked */
 };
@@ -27,6 +27,8 @@ struct association {
 	bool used, in_reach, introduced;
 	uint8_t key[KEY_BYTES];
 	uint32_t card, steward, roster;        /* entries, or INDEX_NONE */
+	uint8_t former[KEY_BYTES];             /* the steward whose roster still names the nodes ... */
+	uint64_t handover_until;               /* ... until then, or until the new one has signed his */
 	char name[NAME_SIZE];                  /* of card */
 	size_t n_nodes;
 	uint8_t (*nodes)[KEY_BYTES];           /* of roster, sorted */
@@ -65,6 +67,7 @@ int trust_decode(struct entry *e, struct roster_body *roster);
 /* May the signer say so, by what we hold now? Not whether the record itself has expired. */
 bool trust_authorised(const struct trust *trust, const struct entry *e, uint64_t now);
 bool trust_valid(const struct trust *trust, const struct entry *e, uint64_t now);
+bool trust_handed_over(const struct trust *trust, const struct association *a, uint64_t now);   /* the former steward's roster still names nodes */
 bool trust_rostered(const struct trust *trust, const struct association *a, const uint8_t *node, uint64_t now);
 bool trust_in_force(const struct trust *trust, const struct entry *agreement, uint64_t now);
 

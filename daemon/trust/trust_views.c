@@ -108,7 +108,10 @@ int trust_admits(const struct trust *trust, const uint8_t node[KEY_BYTES], uint6
 
 	if (!memcmp(node, trust->node, KEY_BYTES) || trust_association_of(trust, node, now, association))
 		return ERR_DENIED;
-	return 0;
+	/* Its own word that it has left counts until a later roster names it again. */
+	const struct entry *card = trust_entry(trust, RECORD_CARD, association, node);
+	const struct entry *roster = trust_entry(trust, RECORD_ROSTER, association, association);
+	return card && card->negative && roster && card->record.issued >= roster->record.issued ? ERR_DENIED : 0;
 }
 
 bool trust_approved(const struct trust *trust, const uint8_t association[KEY_BYTES], const uint8_t model[KEY_BYTES], uint64_t now)

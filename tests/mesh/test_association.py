@@ -4,12 +4,16 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 
 TOP = os.environ.get("ESSAIM_TOP", os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(TOP, "contrib"))
 from nodes import Failed, Node, wait_for  # noqa: E402
+
+
+WITHIN_S = 10                           # OPERATING.md: ten seconds, wherever it can be heard
 
 
 class Association(unittest.TestCase):
@@ -73,6 +77,77 @@ class Association(unittest.TestCase):
         first.essaim("roster", "remove", "Deux")
         wait_for("the link to end", lambda: not any(p["up"] for p in first.essaim("peers")["peers"]), 10)
         wait_for("the ring to open", lambda: not first.essaim("ring", "tiny", ok=False).get("possible"), 10)
+
+    def restart(self, node):
+        node.stop()
+        node.reap()
+        node.start()
+        node.wait_until_up()
+
+    def links(self, node):
+        return {p["name"] for p in node.essaim("peers")["peers"] if p["up"]}
+
+    def test_leaving_revoking_and_a_new_steward_reach_every_node(self):
+        """Quatre and Cinq are servers of one association, Six is a partner's. What ends is over on every node within WITHIN_S."""
+        settings = {"share.home": "no"}
+        four = self.node("Quatre", 1, settings)
+        five = self.node("Cinq", 1, settings, association=False)
+        six = self.node("Six", 1, settings)
+        five.essaim("join", four.essaim("invite", "--node")["url"])
+        self.restart(five)
+        six.essaim("join", four.essaim("invite", "--partner")["url"])
+        six.essaim("agreement", "accept", "Quatre")
+        six.essaim("agreement", "offer", "Quatre")
+        wait_for("the offer", lambda: not four.essaim("agreement", "accept", "Six", ok=False).get("error"))
+        for node, others in ((four, {"Cinq", "Six"}), (five, {"Quatre", "Six"}), (six, {"Quatre", "Cinq"})):
+            wait_for("%s to reach the others" % node.name, lambda: self.links(node) >= others)
+
+        # A new steward key, made on another node than the old one: the root key is needed.
+        refused = five.essaim("steward", "new", ok=False)["error"]
+        self.assertIn("root.key", refused["remedy"])
+        os.rename(os.path.join(four.home, "keys/root.key"), os.path.join(five.home, "keys/root.key"))
+        new = five.essaim("steward", "new")
+        self.assertEqual((new["nodes"], new["agreements"], new["acceptances"], new["failed"]), (2, 1, 1, 0))
+        os.rename(os.path.join(five.home, "keys/root.key"), os.path.join(self.folder.name, "root.key"))
+        wait_for("the old key to be told that it is none", lambda: any("steward key was replaced" in x["text"] for x in four.essaim("status")["warnings"]),
+                 WITHIN_S)
+        self.assertIn("error", four.essaim("invite", "--node", ok=False))
+        # Nobody lost a link over it, nor after the time in which the old roster still counts.
+        wait_for("the old roster to end", lambda: time.monotonic() > self.later(12), 20)
+        self.assertEqual(self.links(four), {"Cinq", "Six"})
+        self.assertEqual(self.links(six), {"Quatre", "Cinq"})
+        state = {a["direction"]: a["state"] for a in six.essaim("agreement", "list")["agreements"]}
+        self.assertEqual(state, {"received": "offered", "granted": "in force"})
+        six.essaim("agreement", "accept", "Quatre")
+        wait_for("five to hear it", lambda: all(a["state"] == "in force" for a in five.essaim("agreement", "list")["agreements"]), WITHIN_S)
+
+        # What is granted ends by one side's word.
+        five.essaim("agreement", "revoke", "Six")
+        wait_for("Six to hear that it may not any more",
+                 lambda: any(a["direction"] == "received" and a["state"] == "revoked" for a in six.essaim("agreement", "list")["agreements"]), WITHIN_S)
+        wait_for("Quatre to hear it", lambda: any(a["state"] == "revoked" for a in four.essaim("agreement", "list")["agreements"]), WITHIN_S)
+
+        # A node leaves by itself, and is off the roster.
+        self.assertIn("Quatre", four.essaim("leave", "Someone", ok=False)["error"]["message"])
+        refused = five.essaim("leave", "Quatre", ok=False)["error"]
+        self.assertIn("administers", refused["message"])
+        os.unlink(os.path.join(four.home, "keys/steward.key"))
+        four.essaim("leave", "Quatre")
+        for node in (five, six):
+            wait_for("%s to drop its links" % node.name, lambda: "Quatre" not in self.links(node), WITHIN_S)
+        wait_for("the roster without it", lambda: {n["name"] for n in five.essaim("roster", "list")["nodes"]} == {"Cinq"}, WITHIN_S)
+        self.restart(four)
+        self.assertEqual(four.essaim("peers")["peers"], [])
+        self.assertEqual(four.essaim("status")["association"]["name"], "")
+        # And may come back.
+        four.essaim("join", five.essaim("invite", "--node")["url"])
+        self.restart(four)
+        wait_for("Quatre to be back", lambda: self.links(four) >= {"Cinq"})
+
+    def later(self, seconds):
+        if not hasattr(self, "end"):
+            self.end = time.monotonic() + seconds
+        return self.end
 
 
 if __name__ == "__main__":

@@ -378,7 +378,7 @@ static void frames_on_the_wrong_link_cost_that_link(void **state)
 		enum link_kind kind;
 		enum frame_type type;
 	} wrong[] = {
-		{LINK_LATENCY, FRAME_DIGEST}, {LINK_LATENCY, FRAME_OBSERVED}, {LINK_LATENCY, FRAME_SEALED}, {LINK_LATENCY, 60}, {LINK_LATENCY, FRAME_JOINED},
+		{LINK_LATENCY, FRAME_DIGEST}, {LINK_LATENCY, FRAME_OBSERVED}, {LINK_LATENCY, 60}, {LINK_LATENCY, FRAME_JOINED},
 	};
 	partners();
 	for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {

@@ -109,15 +109,25 @@ static inline void sign_roster(const struct people *p, unsigned which, uint64_t 
 	sign_roster_by(p, &p->steward, which, sequence);
 }
 
-static inline void sign_card_as(const struct people *p, const struct pair *node, const char *name, uint64_t sequence)
+static inline void sign_card_saying(const struct people *p, const struct pair *node, const char *name, bool left, uint64_t sequence)
 {
 	struct record head = head_of(p, NULL, sequence);
-	struct card_body b = { .version_low = 1, .version_high = 1, .n_addresses = 1 };
+	struct card_body b = { .version_low = 1, .version_high = 1, .n_addresses = 1, .left = left };
 
 	snprintf(b.name, sizeof b.name, "%s", name);
 	memcpy(b.link_key, node->key, KEY_BYTES);
 	strcpy(b.addresses[0], "192.0.2.1:7740");
 	assert_int_equal(card_sign(&world_bytes, &head, &b, node->secret), 0);
+}
+
+static inline void sign_card_as(const struct people *p, const struct pair *node, const char *name, uint64_t sequence)
+{
+	sign_card_saying(p, node, name, false, sequence);
+}
+
+static inline void sign_last_card(const struct people *p, int node, uint64_t sequence)
+{
+	sign_card_saying(p, &p->node[node], "one", true, sequence);
 }
 
 static inline void sign_card(const struct people *p, int node, uint64_t sequence)
