@@ -30,11 +30,13 @@ class Bench(unittest.TestCase):
         self.assertIsNone(bench.interval([1, 2, 3, 4, 5]))
 
     def test_what_lacks_is_said_and_no_figure_is_given(self):
-        done = subprocess.run([sys.executable, BENCH, "--json", "torrent_over_copy"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        result = json.loads(done.stdout.decode().splitlines()[-1])
-        self.assertNotEqual(done.returncode, 0)
-        self.assertNotIn("torrent_over_copy", result)
-        self.assertIn("torrent_over_copy", result["missing"])
+        nothing = {**os.environ, "PATH": "/nonexistent"}
+        for key in ("torrent_over_copy", "node_over_llama_server"):
+            done = subprocess.run([sys.executable, BENCH, "--json", key], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=nothing)
+            result = json.loads(done.stdout.decode().splitlines()[-1])
+            self.assertNotEqual(done.returncode, 0)
+            self.assertNotIn(key, result)
+            self.assertIn("not installed", result["missing"][key])
 
     def test_ring_and_whole_are_compared(self):
         with tempfile.TemporaryDirectory(prefix="essaim-test.") as folder:
