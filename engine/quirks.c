@@ -266,7 +266,7 @@ static bool is_mistaken(const struct directory *d, const struct quirk *quirk, co
 }
 
 /* Where shards may meet: the shortest pieces, from the front, that hold every kind of layer that the model has. Each shard is
- * made of whole pieces and so holds every kind too; one without a kind trips assertions in libllama. */
+ * made of whole pieces and so holds every kind too; one without a kind trips assertions in libllama. A step counts as a whole. */
 static void find_cuts(const struct directory *d, const struct quirk *quirk, bool cuts[MODEL_LAYERS_MAX + 1])
 {
 	unsigned all = 0, seen = 0;
@@ -279,7 +279,8 @@ static void find_cuts(const struct directory *d, const struct quirk *quirk, bool
 		all |= 1u << layer_kind(&layers, i);
 	for (c = 1; c < d->n_layer; c++) {
 		seen |= 1u << layer_kind(&layers, c - 1);
-		if (seen == all && c > layers.dense && c % layers.step == 0 && may_begin(&layers, c) && !is_mistaken(d, quirk, cuts, c)) {
+		if (seen == all && c > layers.dense && c % layers.step == 0 && d->n_layer - c >= layers.step && may_begin(&layers, c) &&
+		    !is_mistaken(d, quirk, cuts, c)) {
 			cuts[c] = true;
 			seen = 0;
 		}

@@ -656,6 +656,10 @@ static void layers_that_differ_by_number_are_cut_at_multiples(void **state)
 	for (uint32_t c = 0; c <= 12; c++)
 		assert_int_equal(quirk_may_cut(&o.directory, c), c % 4 == 0);
 	close_model(&o);
+	smol.n_layer = 11;               /* what follows 8 is no whole step */
+	open_model(&o, &smol);
+	assert_true(quirk_may_cut(&o.directory, 4) && !quirk_may_cut(&o.directory, 8));
+	close_model(&o);
 }
 
 static void defaults_that_depend_on_the_layer_count_must_be_said(void **state)
