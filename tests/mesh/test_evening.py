@@ -151,6 +151,13 @@ class Evening(unittest.TestCase):
         self.note("from `invite --node` to the joiner's first answer, the model published between", began)
 
         nid = self.node("nid", "1G", "Bourdons")
+        # Addresses that lead nowhere are named with how, and cost the invitation nothing.
+        wrong = ruche.essaim("invite", "--partner", "--address", "[2001:db8:1::2]:1", "--address", "[2001:db8:9::9]:7740")["url"]
+        failed = nid.essaim("join", wrong, ok=False)["error"]
+        self.assertIn("connection refused at [2001:db8:1::2]:1", failed["message"])
+        self.assertIn("[2001:db8:9::9]:7740", failed["message"])
+        self.assertIn("port", failed["remedy"])
+        print("nid: %s -> %s" % (failed["message"], failed["remedy"]), flush=True)
         began = time.monotonic()
         joined = nid.essaim("join", ruche.essaim("invite", "--partner")["url"])
         self.assertEqual(joined["association_name"], "Abeilles")
@@ -192,6 +199,11 @@ class Evening(unittest.TestCase):
         self.assertEqual(there["essaim"]["via"], {"node": "nid", "association": "Bourdons"})
         self.assertEqual(there["answer"], here["answer"])
         self.assertTrue([t for t in nid.essaim("status")["today"] if t["user_name"] == "Abeilles" and t["provider_name"] == "Bourdons" and t["rows"]])
+
+        # What the asker cuts, it cuts of another node's answer too.
+        stop = here["answer"][2:6]
+        cut = pc.essaim("chat", "tiny", "bonjour", "--completion", "--max-tokens", "4", "--temperature", "0", "--via", "ruche", "--stop", stop)
+        self.assertEqual((cut["answer"], cut["finish"]), (here["answer"].split(stop)[0], "stop"))
 
         unknown = pc.essaim("chat", "tiny", "bonjour", "--completion", "--via", "nobody", ok=False)["error"]["message"]
         self.assertIn("no node called 'nobody'", unknown)
@@ -259,6 +271,12 @@ class Evening(unittest.TestCase):
         text = wait_for("pc to say what is wrong", lambda: self.warned(pc, "other", "free"))
         print("pc: %s" % text, flush=True)
         self.assertTrue(self.answers(pc), "what was there before answers as before")
+        # Meanwhile another node may answer, where the owner says so.
+        question = ("chat", "other", "bonjour", "--completion", "--max-tokens", "4", "--temperature", "0")
+        self.assertIn("free", pc.essaim(*question, ok=False)["error"]["message"])
+        self.configure(pc, "[route]\nvia = ruche\n")
+        there = wait_for("ruche to answer for pc", lambda: pc.essaim(*question, ok=False).get("essaim"))
+        self.assertEqual(there["via"]["node"], "ruche")
         os.unlink(filler)
         pc.essaim("model", "pull", "other")
         self.all_is_well()
