@@ -37,6 +37,8 @@ struct shard {
 	struct capture capture;
 	uint32_t context_positions, layer_microseconds, joins;
 	uint64_t output_bytes, layer_bytes;
+	uint32_t sessions;
+	bool doubtful[SHARD_SESSIONS_MAX];   /* its memory may hold what is not finite: computed, and no output of it looked at since */
 
 	/* the batch, row by row */
 	uint32_t n_rows;
@@ -478,6 +480,7 @@ int shard_load(struct shard **out, const struct shard_config *config, char *why,
 	shard->range = config->range;
 	shard->kind = virtual_kind_of(d, config->range);
 	shard->context_positions = config->context;
+	shard->sessions = config->sessions;
 	shard->rows = calloc((size_t)SHARD_ROWS_MAX * d->n_embd, sizeof *shard->rows);
 	shard->capture.rows = calloc((size_t)SHARD_ROWS_MAX * d->n_embd, sizeof *shard->capture.rows);
 	shard->capture.in = shard->rows;
@@ -617,6 +620,7 @@ int shard_add(struct shard *shard, const struct shard_rows *in, char *why, size_
 		shard->outputs[row] = !shard_ends(shard) || i >= in->count - in->want;
 	}
 	shard->n_rows += in->count;
+	shard->doubtful[in->sequence] = true;
 	return 0;
 }
 
@@ -675,18 +679,24 @@ int shard_compute(struct shard *shard, uint32_t layers, char *why, size_t why_si
 	return err;
 }
 
-const float *shard_output(const struct shard *shard, uint32_t row, uint32_t n)
+const float *shard_output(struct shard *shard, uint32_t row, uint32_t n)
 {
 	const float *rows = shard->capture.rows + (size_t)row * shard->directory->n_embd;
 
-	return all_finite(rows, (size_t)n * shard->directory->n_embd) ? rows : NULL;
+	if (!all_finite(rows, (size_t)n * shard->directory->n_embd))
+		return NULL;
+	shard->doubtful[shard->sequence[row]] = false;
+	return rows;
 }
 
-const float *shard_logits(const struct shard *shard, uint32_t row)
+const float *shard_logits(struct shard *shard, uint32_t row)
 {
 	const float *logits = llama_get_logits_ith(shard->context, (int32_t)row);
 
-	return logits && all_finite(logits, shard->directory->n_vocab) ? logits : NULL;
+	if (!logits || !all_finite(logits, shard->directory->n_vocab))
+		return NULL;
+	shard->doubtful[shard->sequence[row]] = false;       /* it leans on every position before it */
+	return logits;
 }
 
 int shard_truncate(struct shard *shard, unsigned sequence, uint32_t position, uint32_t *have)
@@ -714,9 +724,27 @@ int shard_truncate(struct shard *shard, unsigned sequence, uint32_t position, ui
 	return 0;
 }
 
+/* libllama forgets positions, not bytes, and masks what nobody holds by adding to it: an old NaN there would reach whoever gets the
+ * sequence next. Another one's memory is copied over it, or everything is wiped and the others replay. */
+static void scrub(struct shard *shard, unsigned sequence)
+{
+	llama_memory_t memory = llama_get_memory(shard->context);
+
+	for (unsigned clean = 0; clean < shard->sessions; clean++)
+		if (!shard->doubtful[clean] && shard_copy(shard, clean, sequence)) {
+			llama_memory_seq_rm(memory, (llama_seq_id)sequence, -1, -1);
+			return;
+		}
+	llama_memory_clear(memory, true);
+	memset(shard->doubtful, 0, sizeof shard->doubtful);
+}
+
 void shard_clear(struct shard *shard, unsigned sequence)
 {
 	llama_memory_seq_rm(llama_get_memory(shard->context), (llama_seq_id)sequence, -1, -1);
+	if (shard->doubtful[sequence])
+		scrub(shard, sequence);
+	shard->doubtful[sequence] = false;
 }
 
 bool shard_copy(struct shard *shard, unsigned from, unsigned to)
@@ -725,6 +753,7 @@ bool shard_copy(struct shard *shard, unsigned from, unsigned to)
 		return false;
 	/* Sequences have memory of their own, so libllama copies all of it or nothing, before the next llama_decode(). */
 	llama_memory_seq_cp(llama_get_memory(shard->context), (llama_seq_id)from, (llama_seq_id)to, -1, -1);
+	shard->doubtful[to] = shard->doubtful[from];
 	return true;
 }
 

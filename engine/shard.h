@@ -58,8 +58,8 @@ void shard_drop(struct shard *shard, uint32_t n);  /* the batch's rows from the 
  * sequences are cut back to where they were: ERR_CONTEXT, ERR_ENGINE, ERR_UNSUPPORTED. */
 int shard_compute(struct shard *shard, uint32_t layers, char *why, size_t why_size);
 /* Of the last compute, until the next: NULL where the model computed a value that is not finite. */
-const float *shard_output(const struct shard *shard, uint32_t row, uint32_t n);    /* (n, n_embd), when the range does not end the model */
-const float *shard_logits(const struct shard *shard, uint32_t row);                /* n_vocab, of a wanted row, when it does */
+const float *shard_output(struct shard *shard, uint32_t row, uint32_t n);    /* (n, n_embd), when the range does not end the model */
+const float *shard_logits(struct shard *shard, uint32_t row);                /* n_vocab, of a wanted row, when it does */
 /* So many rows of several sequences may be one batch: measured at load. SHARD_ROWS_MAX: blocks may be cut and joined as one likes,
  * too. 1: everybody is computed alone, in whole blocks (always so where state is carried from row to row). */
 uint32_t shard_joins(const struct shard *shard);

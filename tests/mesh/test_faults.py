@@ -165,11 +165,25 @@ class Faults(unittest.TestCase):
 
     def test_token_that_is_poisoned_costs_its_question_only(self):
         pid = self.pid(self.whole, "tilde")
-        for i in range(4):                    # twice as many as there are places: none of them stays poisoned
-            with self.assertRaises(Failed) as caught:
-                self.say(self.whole, "tilde", 10, prompt=PROMPT * 12 + POISON + PROMPT)
-            self.assertIn("not finite", str(caught.exception))
-            self.assertEqual(self.say(self.whole, "tilde", 300), self.expected["tilde"])
+        for i in range(4):
+            # both places, one after the other, and neither stays poisoned: an answer of 300 tokens reaches past where the poison lay
+            errors = []
+
+            def poisoned():
+                try:
+                    self.say(self.whole, "tilde", 10, prompt=PROMPT * 12 + POISON + PROMPT)
+                except Failed as e:
+                    errors.append(str(e))
+
+            threads = [threading.Thread(target=poisoned) for _ in range(2)]
+            for t in threads:
+                t.start()
+            for t in threads:
+                t.join()
+            self.assertEqual(len(errors), 2)
+            self.assertTrue(all("not finite" in e for e in errors), errors)
+            for _ in range(2):
+                self.assertEqual(self.say(self.whole, "tilde", 300, prompt=PROMPT), self.expected["tilde"])
         self.assertEqual(self.pid(self.whole, "tilde"), pid)
 
     def test_too_little_memory_is_said_and_nothing_dies(self):
@@ -192,7 +206,7 @@ class Faults(unittest.TestCase):
             pid = self.pid(self.whole, "tiny")
             resource.prlimit(pid, resource.RLIMIT_DATA, (1 << 20, 1 << 20))
             try:
-                answer = self.say(self.whole, "tiny", 300, prompt=PROMPT * 40)
+                answer = self.say(self.whole, "tiny", 300, prompt=PROMPT * 20)
                 self.assertTrue(answer)       # it had all it needs
             except Failed as e:
                 self.assertRegex(str(e), "engine")
