@@ -193,6 +193,7 @@ class Install(Staged):
         self.assertIn("--purge", said)
         self.assertEqual(m.read("var/lib/essaim/home/keys/node.key"), "precious")
         self.assertFalse([p for p in tree(m.top) if p.startswith(("usr/local/bin/", "etc/systemd", "etc/sysusers")) and not os.path.isdir(m.path(p))])
+        self.assertEqual({p for p in set(tree(m.top)) ^ set(before) if p.startswith(("usr/", "etc/systemd"))}, set(), "folders too")
         m.service("uninstall", "--purge")
         left = {p for p in set(tree(m.top)) - set(before) if not p.startswith("etc/") or not p.endswith(("-", ".lock"))}
         self.assertEqual({p for p in left if not os.path.isdir(m.path(p))}, set())
