@@ -150,8 +150,9 @@ static struct llama_context *make_context(struct llama_model *model, const struc
 	params.n_threads = params.n_threads_batch = (int32_t)config->threads;
 	params.kv_unified = false;               /* D2: nobody else's rows move mine */
 	/* The CPU's flash attention has three ways to add up: one for 64 rows and more, one for a single row of a single sequence from
-	 * 512 positions on, one for the rest. Which is taken depends on what else runs, and the results differ by 2 %. */
-	params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;
+	 * 256 positions on, one for the rest. Which is taken depends on what else runs, and the results differ by 2 %. With keys that
+	 * are neither float16 nor float32 it has one. bfloat16 is what most models computed their keys in when they were trained. */
+	params.type_k = GGML_TYPE_BF16;
 	params.swa_full = true;                  /* keeps every position, so that truncation is always possible (D4) */
 	params.no_perf = true;
 	if (capture) {
