@@ -176,12 +176,7 @@ static void on_hashed(void *arg, int err, struct manifest_body *body, const char
 		return;
 	}
 	model_id(id, body->files, body->n_files);
-	struct record head = {.kind = RECORD_MANIFEST};
-	memcpy(head.association, d->keys.association, KEY_BYTES);
-	memcpy(head.subject, id, KEY_BYTES);
-	head.issued = daemon_now(d);
-	head.expires = head.issued + 365ull * 86400;
-	head.sequence = records_sequence(d);
+	struct record head = records_head(d, RECORD_MANIFEST, id, 365ull * 86400);
 	struct buf record;
 	buf_init(&record, RECORD_MAX);
 	err = manifest_sign(&record, &head, body, d->keys.node_secret);

@@ -103,11 +103,10 @@ static void on_joined(void *arg, int err, const char *detail)
 	bool partner = j->invitation.role == INVITATION_PARTNER;
 	if (!partner) {
 		/* This node belongs to the inviter's association from now on. */
-		char hex[2 * KEY_BYTES + 2], why[300];
-		text_hex(j->invitation.association, KEY_BYTES, hex);
-		strcat(hex, "\n");
-		if (keys_write_file(d->home, "keys/association", hex, strlen(hex), why, sizeof why)) {
-			control_fail(j->request, ERR_DENIED, NULL, "%s", why);
+		char why[300] = "";
+		err = records_take_over(d, j->invitation.association, why, sizeof why);
+		if (err) {
+			control_fail(j->request, err, NULL, "%s", why);
 			yyjson_mut_doc_free(doc);
 			free(j);
 			return;

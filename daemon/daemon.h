@@ -107,6 +107,7 @@ struct daemon {
 
 /* main.c */
 uint64_t daemon_now(const struct daemon *d);        /* Unix seconds */
+uint64_t daemon_now_ms(const struct daemon *d);     /* the same in milliseconds */
 uint64_t daemon_ms(const struct daemon *d);         /* monotonic milliseconds */
 
 /* init.c */
@@ -117,7 +118,8 @@ struct records_renewed {                                 /* what a new steward k
 	bool fresh;
 	size_t nodes, agreements, acceptances, approvals, failed;
 };
-uint64_t records_sequence(struct daemon *d);             /* larger than any this node has used */
+/* Of a record that begins now and lasts `life` seconds; subject NULL: the association. Its sequence is larger than any this node has used. */
+struct record records_head(struct daemon *d, enum record_kind kind, const uint8_t *subject, uint64_t life);
 int records_publish(struct daemon *d, struct buf *record);   /* into trust and the mesh; releases it */
 int records_publish_roster(struct daemon *d, const uint8_t (*nodes)[KEY_BYTES], size_t n);
 int records_offer(struct daemon *d, const uint8_t association[KEY_BYTES], const struct agreement_body *terms, uint32_t days);
@@ -128,7 +130,9 @@ int records_approve(struct daemon *d, const uint8_t model[KEY_BYTES], bool withd
 void records_tick(struct daemon *d);                     /* card, advert, roster, saving when due */
 void records_changed(struct daemon *d);                  /* trust changed: save soon, look again at everything */
 int records_load(struct daemon *d, char *why, size_t why_size);
-void records_save_now(struct daemon *d);                 /* at the end; blocks */
+int records_save_now(struct daemon *d);                  /* blocks */
+/* A node that joined belongs to that association from its next start on; nothing is changed unless what it learned is on disk. Blocks. */
+int records_take_over(struct daemon *d, const uint8_t association[KEY_BYTES], char *why, size_t why_size);
 int records_on_join(void *arg, enum invitation_role role, const uint8_t node[KEY_BYTES], const uint8_t association[KEY_BYTES],
 		    const uint8_t invitation[16]);
 

@@ -36,6 +36,14 @@ uint64_t daemon_now(const struct daemon *d)
 	return (uint64_t)time(NULL);
 }
 
+uint64_t daemon_now_ms(const struct daemon *d)
+{
+	struct timespec now;
+	(void)d;
+	clock_gettime(CLOCK_REALTIME, &now);
+	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
 uint64_t daemon_ms(const struct daemon *d)
 {
 	(void)d;

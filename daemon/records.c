@@ -11,7 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/time.h>
 
 #include "daemon/daemon.h"
 #include "daemon/trust/records_file.h"
@@ -30,11 +29,13 @@
 #define ADDRESSES_AGAIN_MS 10000
 #define LOAD_MOST 1000           /* permille; more says nothing more */
 
-uint64_t records_sequence(struct daemon *d)
+/* Larger than any that this node has used, also when the clock was set back since: what it said last may come from its disk, or from
+ * other nodes when it was not saved. */
+static uint64_t next_sequence(struct daemon *d, const struct record *head)
 {
-	struct timeval tv;
-	gettimeofday(&tv, NULL);
-	uint64_t now = (uint64_t)tv.tv_sec * 1000 + (uint64_t)tv.tv_usec / 1000;
+	uint64_t now = daemon_now_ms(d), held = trust_sequence(d->trust, head->kind, head->association, head->subject);
+	if (held > d->last_sequence)
+		d->last_sequence = held;
 	d->last_sequence = now > d->last_sequence ? now : d->last_sequence + 1;
 	return d->last_sequence;
 }
@@ -46,7 +47,7 @@ struct record records_head(struct daemon *d, enum record_kind kind, const uint8_
 	memcpy(head.subject, subject ? subject : d->keys.association, KEY_BYTES);
 	head.issued = daemon_now(d);
 	head.expires = head.issued + life;
-	head.sequence = records_sequence(d);
+	head.sequence = next_sequence(d, &head);
 	return head;
 }
 
@@ -318,7 +319,8 @@ int records_on_join(void *arg, enum invitation_role role, const uint8_t node[KEY
 	struct daemon *d = arg;
 	if (role == INVITATION_PARTNER) {
 		struct agreement_body terms = {.tokens_per_day = 1000000, .stage_seconds_per_day = 36000, .priority = 5};
-		return records_offer(d, association, &terms, 365);
+		int err = records_offer(d, association, &terms, 365);
+		return err ? err : records_save_now(d);
 	}
 	uint64_t now = daemon_now(d);
 	const struct record *r = trust_find(d->trust, RECORD_ROSTER, d->keys.association, d->keys.association, now);
@@ -343,7 +345,8 @@ int records_on_join(void *arg, enum invitation_role role, const uint8_t node[KEY
 		}
 	}
 	roster_free(&roster);
-	return err;
+	/* Who is told that he belongs here must still do so when this node loses power in the next moment: perhaps nobody else knows yet. */
+	return err ? err : records_save_now(d);
 }
 
 /* --- saving -------------------------------------------------------------------------------------- */
@@ -395,11 +398,11 @@ static void save_start(struct daemon *d)
 	d->save_at = 0;
 }
 
-void records_save_now(struct daemon *d)
+int records_save_now(struct daemon *d)
 {
 	struct buf all;
 	if (d->left)
-		return;
+		return 0;
 	buf_init(&all, RECORDS_FILE_MAX);
 	int err = records_file_collect(d->trust, &all);
 	if (!err)
@@ -407,6 +410,21 @@ void records_save_now(struct daemon *d)
 	if (err)
 		log_error("records cannot be saved in %s/records: %s", d->home, err_str(err));
 	buf_release(&all);
+	return err;
+}
+
+int records_take_over(struct daemon *d, const uint8_t association[KEY_BYTES], char *why, size_t why_size)
+{
+	char hex[2 * KEY_BYTES + 2];
+	/* First what was learned: a node that belongs to an association of which it knows nothing is let in nowhere, and lets nobody in. */
+	int err = records_save_now(d);
+	if (err) {
+		snprintf(why, why_size, "%s/records cannot be written: %s (make room, then ask for another invitation)", d->home, err_str(err));
+		return err;
+	}
+	text_hex(association, KEY_BYTES, hex);
+	strcat(hex, "\n");
+	return keys_write_file(d->home, "keys/association", hex, strlen(hex), why, why_size);
 }
 
 int records_load(struct daemon *d, char *why, size_t why_size)

@@ -245,8 +245,9 @@ static void attach(struct port *port)
 	char who[sizeof n->name];
 	memcpy(n->name, mesh_name(mesh, n->node, who), sizeof who);
 	if (held) {
-		if (port->kind == LINK_LATENCY && port->up_ms >= held->up_ms + BOTH_DIALLED_MS)
-			set_up(mesh, n, false);    /* it lost what it had with us */
+		/* What is under way on the held one is lost, and the other side may have started anew: sessions must know. */
+		if (port->kind == LINK_LATENCY)
+			set_up(mesh, n, false);
 		link_close(held->link, 0);
 	}
 	if (port->kind == LINK_BULK) {

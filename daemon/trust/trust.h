@@ -57,6 +57,8 @@ uint64_t trust_generation(const struct trust *trust);
 /* Views stay valid until the next accept, expire or free. NULL when there is none (expired ones are none). */
 const struct record *trust_find(const struct trust *trust, enum record_kind kind, const uint8_t association[KEY_BYTES],
 				const uint8_t subject[KEY_BYTES], uint64_t now);
+/* The sequence number that a new record of that place must pass: of the one held, in force or not; 0: none is. */
+uint64_t trust_sequence(const struct trust *trust, enum record_kind kind, const uint8_t association[KEY_BYTES], const uint8_t subject[KEY_BYTES]);
 const struct record *trust_by_hash(const struct trust *trust, const uint8_t hash[KEY_BYTES]);
 /* Every record of a kind (0: all kinds) that was in force at the last accept or expire, in a stable order; stops when fn
  * returns false. fn must not change trust. */

@@ -13,6 +13,13 @@ const struct record *trust_find(const struct trust *trust, enum record_kind kind
 	return e && trust_valid(trust, e, now) ? &e->record : NULL;
 }
 
+uint64_t trust_sequence(const struct trust *trust, enum record_kind kind, const uint8_t association[KEY_BYTES], const uint8_t subject[KEY_BYTES])
+{
+	const struct entry *e = trust_entry(trust, kind, association, subject);
+
+	return e ? e->record.sequence : 0;
+}
+
 void trust_each(const struct trust *trust, enum record_kind kind, bool (*fn)(const struct record *r, void *arg), void *arg)
 {
 	for (size_t i = 0; i < trust->n_entries; i++) {

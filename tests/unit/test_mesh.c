@@ -384,7 +384,7 @@ static void frames_on_the_wrong_link_cost_that_link(void **state)
 	for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
 		unsigned before = sites[C].peers_down;
 		send_to(B, C, wrong[i].kind, wrong[i].type, 10);
-		WAIT(sites[C].peers_down == before + 1);
+		WAIT(sites[C].peers_down > before);
 		/* both are still admitted, and so they meet again */
 		WAIT(linked(B, C));
 	}

@@ -906,6 +906,27 @@ static void what_is_held_is_found_by_its_hash(void **state)
 	assert_null(trust_by_hash(t, hash));
 }
 
+static void the_sequence_that_binds_is_told_also_when_the_clock_went_back(void **state)
+{
+	struct people own = people_of("Abeille");
+	struct trust *t = trust_new(own.root.key, own.node[0].key);
+
+	(void)state;
+	take_people(t, &own);
+	assert_int_equal(trust_sequence(t, RECORD_CARD, own.root.key, own.node[0].key), 0);
+	sign_card(&own, 0, 7);
+	assert_int_equal(take(t), 1);
+	/* What it signed is of the future now, so it is in force for nobody; it still binds. */
+	world_now -= 1000;
+	assert_null(trust_find(t, RECORD_CARD, own.root.key, own.node[0].key, world_now));
+	assert_int_equal(trust_sequence(t, RECORD_CARD, own.root.key, own.node[0].key), 7);
+	world_now += 1000;
+	sign_card(&own, 0, 8);
+	assert_int_equal(take(t), 1);
+	assert_int_equal(trust_sequence(t, RECORD_CARD, own.root.key, own.node[0].key), 8);
+	trust_free(t);
+}
+
 static void our_lapsed_stewards_work_comes_back_from_disk_only(void **state)
 {
 	struct trust *t = *state;
@@ -1046,6 +1067,7 @@ int main(void)
 		FACT(receipts_stay_between_the_two_they_are_about),
 		FACT(a_false_countersignature_is_refused),
 		FACT(what_is_held_is_found_by_its_hash),
+		FACT(the_sequence_that_binds_is_told_also_when_the_clock_went_back),
 		FACT(our_lapsed_stewards_work_comes_back_from_disk_only),
 		FACT(random_histories_keep_the_rules),
 	};
