@@ -1,0 +1,99 @@
+#!/bin/sh
+# mutants.sh: can the simulator fail? Puts one real mistake at a time into a copy of the tree, builds the simulator there and runs
+# seeds until one finds it. A mistake that no seed finds is a failure of this script.
+#
+#   mutants.sh BUILD [SEEDS]     BUILD: a configured build folder, for its compiler and libraries; SEEDS: at most so many each (400)
+#
+# Each mistake is a file, what stands there and what it becomes; what stands there must be found exactly once.
+# SPDX-License-Identifier: AGPL-3.0-or-later
+set -eu
+
+top=$(cd "$(dirname "$0")/../.." && pwd)
+build=${1:?"which build folder? mutants.sh BUILD [SEEDS]"}
+build=$(cd "$build" && pwd)
+seeds=${2:-400}
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+trap 'exit 1' HUP INT TERM
+
+mkdir "$scratch/source" "$scratch/build"
+(cd "$top" && tar cf - --exclude=.git --exclude=.essaim .) | (cd "$scratch/source" && tar xf -)
+cp "$build/config.h" "$scratch/build/"
+sed "s|$top|$scratch/source|g" "$build/config.status" >"$scratch/build/config.status"
+chmod +x "$scratch/build/config.status"
+(cd "$scratch/build" && ./config.status >/dev/null 2>&1)
+
+mistakes=0 found=0
+# mutant NAME FILE OLD NEW
+mutant() {
+	mistakes=$((mistakes + 1))
+	cp "$top/$2" "$scratch/source/$2"
+	OLD=$3 NEW=$4 python3 - "$scratch/source/$2" <<'PYTHON' || { echo "$1: what it changes is not in $2 any more: mend mutants.sh"; return; }
+import os, sys
+path = sys.argv[1]
+text = open(path).read()
+if text.count(os.environ["OLD"]) != 1:
+    sys.exit(1)
+open(path, "w").write(text.replace(os.environ["OLD"], os.environ["NEW"]))
+PYTHON
+	if ! make -s -C "$scratch/build" tests/sim/simulate >"$scratch/log" 2>&1; then
+		echo "$1: does not build:"
+		tail -5 "$scratch/log"
+	elif "$scratch/build/tests/sim/simulate" --seeds "$seeds" >"$scratch/out" 2>"$scratch/err"; then
+		echo "$1: NOT FOUND by $seeds seeds"
+	else
+		echo "$1: $(grep -A1 '^seed' "$scratch/err" | head -2 | tr '\n' ' ')"
+		found=$((found + 1))
+	fi
+	cp "$top/$2" "$scratch/source/$2"
+	touch "$scratch/source/$2"
+}
+
+mutant "frames of an old epoch are taken" daemon/ring/home.c \
+	'if (s->state != SESSION_RUNNING || s->trouble || block->epoch != s->epoch || !at ||' \
+	'if (s->state != SESSION_RUNNING || s->trouble || !at ||'
+
+mutant "tokens are committed at any position" daemon/ring/home.c \
+	'if (m->position + i == s->n_tokens && !commit(s, &m->tokens[i]))' \
+	'if (!commit(s, &m->tokens[i]))'
+
+mutant "a stage takes rows from anybody" daemon/ring/transit.c \
+	'	    !key_equal(from, ticket->previous) || block->sequence < t->next_sequence)' \
+	'	    block->sequence < t->next_sequence)'
+
+mutant "anybody may close a session" daemon/ring/transit.c \
+	'&& key_equal(from, t->ticket.home) && t->ticket.epoch <= close->epoch' \
+	'&& t->ticket.epoch <= close->epoch'
+
+mutant "an invitation is not consumed" daemon/mesh/join.c \
+	'		err = invitation_consume(mesh->config.home, peer->invitation);' \
+	'		err = 0;'
+
+mutant "signatures of records are not checked" daemon/trust/trust.c \
+	'	err = record_open(&e.record, bytes, n);         /* the dear part comes last: 76 us */' \
+	'	err = record_parse(&e.record, bytes, n);'
+
+mutant "whoever was left out of a roster keeps his links" daemon/mesh/neighbours.c \
+	'		if ((n->ports[0] || n->ports[1]) && trust_admits(mesh->config.trust, n->node, now)) {' \
+	'		if (0 && (n->ports[0] || n->ports[1]) && trust_admits(mesh->config.trust, n->node, now)) {'
+
+mutant "rumour only, no digests" daemon/mesh/gossip.c \
+	'	if (!gossip_index_update(&g->index, g->config.trust))' \
+	'	if (0 && !gossip_index_update(&g->index, g->config.trust))'
+
+mutant "quotas are not asked" daemon/views.c \
+	'	err = quota_check(&limits, &today);' \
+	'	err = 0;'
+
+mutant "a replaced link is not told to the sessions on it" daemon/mesh/neighbours.c \
+	'		if (port->kind == LINK_LATENCY)
+			set_up(mesh, n, false);' \
+	'		if (port->kind == LINK_LATENCY && port->up_ms >= held->up_ms + BOTH_DIALLED_MS)
+			set_up(mesh, n, false);'
+
+mutant "sequence numbers follow the clock alone" daemon/records.c \
+	'	if (held > d->last_sequence)' \
+	'	if (0 && held > d->last_sequence)'
+
+echo "$found of $mistakes mistakes found"
+[ "$found" = "$mistakes" ]
