@@ -174,6 +174,8 @@ size_t views_nodes(void *arg, const uint8_t model[KEY_BYTES], struct routing_nod
 void views_describe(void *arg, const uint8_t node[KEY_BYTES], char name[NAME_SIZE], char association[NAME_SIZE]);
 int views_render(void *arg, const uint8_t model[KEY_BYTES], const struct engine_render *render,
 		 void (*done)(void *arg, int err, const int32_t *tokens, size_t n, const char *why), void *done_arg);
+int views_text(void *arg, const uint8_t model[KEY_BYTES], const struct engine_render *render,
+	       void (*done)(void *arg, int err, const struct engine_rendered *rendered, const char *why), void *done_arg);
 int views_permit(void *arg, const struct ticket *ticket, const struct ring_claim *claim, uint32_t *priority, char *detail, size_t size);
 uint32_t views_room(void *arg, const uint8_t model[KEY_BYTES]);
 /* Sessions that a model's engine takes yet; those that are only kept give way. */

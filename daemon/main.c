@@ -311,7 +311,7 @@ static int start_route(struct daemon *d, char *why, size_t size)
 {
 	struct route_config config = {
 		.ring = d->ring, .monotonic_us = clock_us, .random = random_bytes, .models = views_models, .nodes = views_nodes,
-		.render = views_render, .describe = views_describe, .answered = command_answered, .find_node = views_find_node,
+		.render = views_render, .text = views_text, .describe = views_describe, .answered = command_answered, .find_node = views_find_node,
 		.gateway = asked_gateway, .arg = d,
 	};
 	int err = route_new(&d->route, &config);

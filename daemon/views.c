@@ -217,6 +217,13 @@ int views_render(void *arg, const uint8_t model[KEY_BYTES], const struct engine_
 	return stage_render(d->stage, model, render, done, done_arg);
 }
 
+int views_text(void *arg, const uint8_t model[KEY_BYTES], const struct engine_render *render,
+	       void (*done)(void *arg, int err, const struct engine_rendered *rendered, const char *why), void *done_arg)
+{
+	struct daemon *d = arg;
+	return stage_text(d->stage, model, render, done, done_arg);
+}
+
 /* A range that we have loaded: it starts there and ends there or, inside the model, earlier. */
 static bool is_resident(const struct stage_info *info, const struct layer_range *range, uint32_t n_layer)
 {

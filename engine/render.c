@@ -179,3 +179,34 @@ int render_piece(const struct llama_vocab *vocab, int32_t token, uint8_t *out, b
 	n = llama_token_to_piece(vocab, token, (char *)out, PIECE_MAX, 0, false);
 	return n < 0 ? ERR_LIMIT : n;
 }
+
+int render_pieces(const struct llama_model *model, const uint8_t *tokens, size_t n, struct buf *out, char *why, size_t why_size)
+{
+	const struct llama_vocab *vocab = llama_model_get_vocab(model);
+	int32_t n_vocab = llama_vocab_n_tokens(vocab);
+
+	if (llama_vocab_type(vocab) == LLAMA_VOCAB_TYPE_NONE) {
+		snprintf(why, why_size, "the model has no vocabulary, so its tokens have no text");
+		return ERR_UNSUPPORTED;
+	}
+	for (size_t i = 0; i < n; i++) {
+		int32_t token = (int32_t)get_u32(tokens + 4 * i), length;
+		uint8_t piece[2 + PIECE_MAX];
+
+		if (token >= n_vocab) {
+			snprintf(why, why_size, "the model has tokens 0 to %d, and %d is none of them", n_vocab - 1, token);
+			return ERR_MALFORMED;
+		}
+		length = llama_token_to_piece(vocab, token, (char *)piece + 2, PIECE_MAX, 0, true);
+		if (length < 0) {
+			snprintf(why, why_size, "a token's text is longer than %d bytes", PIECE_MAX);
+			return ERR_LIMIT;
+		}
+		put_u16(piece, (uint16_t)length);
+		if (buf_append(out, piece, 2 + (size_t)length)) {
+			snprintf(why, why_size, "the tokens' text is too long");
+			return ERR_LIMIT;
+		}
+	}
+	return 0;
+}

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "engine/embed.h"
 #include "engine/grammar.h"
 #include "engine/inspect.h"
 #include "engine/quirks.h"
@@ -130,6 +131,8 @@ static void unload(struct server *s)
 	lines_release(&s->lines);
 	sessions_release(&s->sessions);
 	sample_release(&s->sample);
+	free(s->embedding);
+	s->embedding = NULL;
 	directory_release(&s->directory);
 	source_release(&s->source);
 	s->loaded = false;
@@ -236,7 +239,8 @@ static int load_shards(struct server *s, const struct engine_load *m, char *why,
 	if (!err)
 		err = sample_init(&s->sample, s->directory.n_vocab);
 	s->grammars = calloc(s->sessions.n, sizeof *s->grammars);
-	return err ? err : s->grammars ? 0 : -ENOMEM;
+	s->embedding = calloc(s->directory.n_embd, sizeof *s->embedding);
+	return err ? err : s->grammars && s->embedding ? 0 : -ENOMEM;
 }
 
 static void fill_loaded(const struct server *s, struct engine_loaded *answer)
@@ -321,32 +325,80 @@ static const struct llama_model *text_model(const struct server *s)
 	return s->vocabulary;
 }
 
+/* In a sequence that no session has, of a shard that is the whole model. */
+static int embed_tokens(struct server *s, const uint8_t *tokens, size_t n, float *out, char *why, size_t why_size)
+{
+	for (size_t i = 0; i < s->sessions.n; i++) {
+		struct shard *shard = s->shards[i / s->sessions.per_shard];
+		struct layer_range range = shard_range(shard);
+
+		if (range.first == 0 && range.end == s->directory.n_layer && !s->sessions.all[i].open)
+			return embed(shard, (unsigned)(i % s->sessions.per_shard), tokens, n, out, why, why_size);
+	}
+	for (size_t i = 0; i < s->n_shards; i++)
+		if (shard_range(s->shards[i]).first == 0 && shard_range(s->shards[i]).end == s->directory.n_layer) {
+			snprintf(why, why_size, "all %zu sessions are taken", s->sessions.per_shard);
+			return ERR_BUSY;
+		}
+	snprintf(why, why_size, "embeddings need the whole model on this node in one piece, and it does not have that");
+	return ERR_UNSUPPORTED;
+}
+
+/* What is asked for, into the answer's views, which point into the two buffers. */
+static int render(struct server *s, const struct engine_render *m, struct engine_rendered *answer, struct buf *tokens, struct buf *rest, char *why,
+		  size_t why_size)
+{
+	const struct llama_model *model = text_model(s);
+	int err = 0;
+
+	if (!model) {
+		snprintf(why, why_size, s->loaded ? "only the first or the last layers come with the vocabulary, and neither is loaded here"
+						  : "no model is loaded");
+		return ERR_UNSUPPORTED;
+	}
+	err = m->n_messages ? render_tokens(model, m, tokens, why, why_size) : buf_append(tokens, m->tokens, 4 * m->n_tokens);
+	answer->tokens = tokens->data;
+	answer->n_tokens = tokens->length / 4;
+	if (!err && m->pieces)
+		err = render_pieces(model, tokens->data, answer->n_tokens, rest, why, why_size);
+	answer->pieces_length = rest->length;
+	if (!err && m->embed) {
+		err = buf_reserve(rest, 4 * (size_t)s->directory.n_embd) ? 0 : -ENOMEM;
+		if (!err)
+			err = embed_tokens(s, answer->tokens, answer->n_tokens, s->embedding, why, why_size);
+		for (uint32_t i = 0; i < s->directory.n_embd && !err; i++) {
+			uint32_t bits;
+
+			memcpy(&bits, &s->embedding[i], sizeof bits);
+			put_u32(rest->data + rest->length + 4 * (size_t)i, bits);
+		}
+		answer->n_embd = s->directory.n_embd;
+	}
+	answer->pieces = rest->data;
+	answer->embedding = rest->data ? rest->data + answer->pieces_length : NULL;
+	return err;
+}
+
 static int on_render(struct server *s, const struct frame *frame)
 {
 	struct engine_rendered answer = { 0 };
 	struct engine_render m;
+	struct buf tokens, rest;
 	char why[WHY] = "";
-	struct buf tokens;
 	int err;
 
 	err = engine_render_decode(frame, &m);
 	if (err)
 		return err;
 	buf_init(&tokens, FRAME_TAIL_MAX);
-	if (!text_model(s)) {
-		snprintf(why, sizeof why, s->loaded ? "only the first or the last layers come with the vocabulary, and neither is loaded here"
-						    : "no model is loaded");
-		err = ERR_UNSUPPORTED;
-	} else {
-		err = render_tokens(text_model(s), &m, &tokens, why, sizeof why);
-	}
+	buf_init(&rest, FRAME_TAIL_MAX);
+	err = render(s, &m, &answer, &tokens, &rest, why, sizeof why);
 	answer.request = m.request;
-	answer.n_tokens = tokens.length / 4;
-	answer.tokens = tokens.data;
 	if (!err)
 		err = engine_rendered_encode(&s->out, &answer);
 	err = err ? request_fault(s, m.request, err, why) : server_send(s);
 	buf_release(&tokens);
+	buf_release(&rest);
 	engine_render_free(&m);
 	return err;
 }

@@ -29,6 +29,7 @@ struct server {
 	struct grammar **grammars;         /* one for each of sessions.all, NULL where it has none */
 	struct llama_model *vocabulary;    /* NULL when a shard has one, or none is needed */
 	struct sample sample;
+	float *embedding;                  /* n_embd: the last one that was asked for */
 	uint32_t request;                  /* being worked on, for progress */
 	unsigned permille;
 };

@@ -35,6 +35,7 @@ struct shard {
 	struct llama_context *context;
 	struct memory_use memory;
 	struct capture capture;
+	bool norm;               /* computes end at the last norm */
 	uint32_t context_positions, layer_microseconds, joins;
 	uint64_t output_bytes, layer_bytes;
 	uint32_t sessions;
@@ -453,7 +454,7 @@ static void name_exit(struct shard *shard, uint32_t n)
 	bool numbered = exit[strlen(exit) - 1] == '-', last = n == shard->range.end - shard->range.first;
 
 	if (shard_ends(shard))
-		shard->capture.exit[0] = 0;
+		text_copy(shard->capture.exit, sizeof shard->capture.exit, shard->norm ? "result_norm" : "");
 	else if (numbered || !last)
 		snprintf(shard->capture.exit, sizeof shard->capture.exit, "%s%u", numbered ? exit : "l_out-", n - 1);
 	else
@@ -514,7 +515,7 @@ int shard_load(struct shard **out, const struct shard_config *config, char *why,
 		err = ERR_UNSUPPORTED;
 		goto out;
 	}
-	shard->context = make_context(shard->model, config, shard_ends(shard), is_watched(shard) ? &shard->capture : NULL);
+	shard->context = make_context(shard->model, config, shard_ends(shard), is_watched(shard) || shard->kind == VIRTUAL_WHOLE ? &shard->capture : NULL);
 	if (!shard->context || !llama_get_memory(shard->context)) {
 		err = load_failed(&file, config, "no context", why, why_size);
 		goto out;
@@ -645,7 +646,6 @@ int shard_compute(struct shard *shard, uint32_t layers, char *why, size_t why_si
 {
 	const struct quirk *quirk = quirk_find(shard->directory->architecture);
 	uint32_t n = shard->n_rows, all = shard->range.end - shard->range.first;
-	bool ends = shard_ends(shard);
 	struct llama_batch batch = { .n_tokens = (int32_t)n, .pos = shard->positions, .n_seq_id = shard->n_sequences,
 				     .seq_id = shard->sequences, .logits = shard->outputs };
 	int err = 0, result;
@@ -669,7 +669,7 @@ int shard_compute(struct shard *shard, uint32_t layers, char *why, size_t why_si
 	shard->capture.bytes = 0;
 	if (result != 0) {
 		err = decode_failed(result, why, why_size);
-	} else if (shard->capture.odd || shard->capture.left != !ends || shard->capture.entered != (shard->capture.entry != NULL)) {
+	} else if (shard->capture.odd || shard->capture.left != (shard->capture.exit[0] != 0) || shard->capture.entered != (shard->capture.entry != NULL)) {
 		snprintf(why, why_size, "libllama did not pass %s (%s)",
 			 shard->capture.entry && !shard->capture.entered ? shard->capture.entry : shard->capture.exit,
 			 shard->capture.odd ? "another shape" : "not there");
@@ -801,4 +801,14 @@ const struct llama_vocab *shard_vocab(const struct shard *shard)
 const struct llama_model *shard_model(const struct shard *shard)
 {
 	return shard->model;
+}
+
+void shard_end_at_norm(struct shard *shard, bool norm)
+{
+	shard->norm = norm;
+}
+
+const struct directory *shard_directory(const struct shard *shard)
+{
+	return shard->directory;
 }

@@ -79,5 +79,9 @@ enum truncate shard_can_truncate(const struct shard *shard);
 uint32_t shard_layer_microseconds(const struct shard *shard);     /* measured at load */
 const struct llama_vocab *shard_vocab(const struct shard *shard); /* NULL: this shard has none */
 const struct llama_model *shard_model(const struct shard *shard);
+/* From now on, in a shard that is the whole model: shard_compute() stops at the last norm, before the output matrix, and shard_output() gives
+ * those rows, all of which must be wanted. What the norm is called is libllama's; ERR_UNSUPPORTED where it is not. */
+void shard_end_at_norm(struct shard *shard, bool norm);
+const struct directory *shard_directory(const struct shard *shard);
 
 #endif

@@ -215,6 +215,10 @@ struct engine_render {                /* text to tokens by the model's own vocab
 	uint32_t request;
 	bool chat;                        /* messages through the template; otherwise messages[0].content as it is */
 	bool add_special, parse_special;
+	bool pieces;                      /* the text of each token comes back too */
+	bool embed;                       /* and what the whole model makes of them: one vector */
+	size_t n_tokens;                  /* ids instead of messages; at most RENDER_TOKENS_MAX */
+	const uint8_t *tokens;            /* int32 little-endian, in the tail */
 	size_t n_messages;
 	struct render_message *messages;  /* heap; engine_render_free(). Contents travel in the tail */
 };
@@ -222,11 +226,18 @@ int engine_render_encode(struct buf *out, const struct engine_render *m);
 int engine_render_decode(const struct frame *f, struct engine_render *m);
 void engine_render_free(struct engine_render *m);
 
-struct engine_rendered {
+#define RENDER_TOKENS_MAX (RENDER_BYTES_MAX / 4)
+struct engine_rendered {              /* views into the tail, which may be unaligned */
 	uint32_t request;
 	size_t n_tokens;
-	const uint8_t *tokens;            /* int32 little-endian, in the tail; may be unaligned */
+	const uint8_t *tokens;            /* int32 little-endian */
+	size_t pieces_length;             /* 0, or n_tokens pieces follow each other: */
+	const uint8_t *pieces;            /* u16 length, bytes */
+	uint32_t n_embd;                  /* 0, or the embedding's width */
+	const uint8_t *embedding;         /* float32 little-endian, finite, of length 1 */
 };
+/* The piece at *at, which moves behind it. */
+const uint8_t *rendered_piece(const struct engine_rendered *m, size_t *at, size_t *length);
 int engine_rendered_encode(struct buf *out, const struct engine_rendered *m);
 int engine_rendered_decode(const struct frame *f, struct engine_rendered *m);
 

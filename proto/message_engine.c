@@ -429,8 +429,17 @@ int engine_open_decode(const struct frame *f, struct engine_open *m)
 
 /* --- render ------------------------------------------------------------------------------------------
  *
- * Head {"request", "chat", "add_special", "parse_special", "lengths": [role, content, role, content, ...]}; tail: the texts in
- * that order. They are UTF-8 without NUL, because a tokenizer that meets anything else may abort. */
+ * Head {"request", "chat", "add_special", "parse_special", "pieces", "embed", "lengths": [role, content, role, content, ...]}; tail: the
+ * texts in that order. They are UTF-8 without NUL, because a tokenizer that meets anything else may abort. Without lengths the tail
+ * is token ids. RENDERED answers in its tail with ids, then pieces, then an embedding; its head says how many, how long, how wide. */
+
+static bool are_ids(const uint8_t *tokens, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		if (tokens[4 * i + 3] & 0x80)
+			return false;        /* no token has a negative id */
+	return true;
+}
 
 static int check_text(const char *text, size_t n, size_t *total)
 {
@@ -442,19 +451,23 @@ static int check_text(const char *text, size_t n, size_t *total)
 
 int engine_render_encode(struct buf *out, const struct engine_render *m)
 {
-	if (m->n_messages < 1)
+	if ((m->n_messages < 1) == (m->n_tokens < 1))
 		return ERR_MALFORMED;
-	if (m->n_messages > RENDER_MESSAGES_MAX)
+	if (m->n_messages > RENDER_MESSAGES_MAX || m->n_tokens > RENDER_TOKENS_MAX)
 		return ERR_LIMIT;
+	if (!are_ids(m->tokens, m->n_tokens))
+		return ERR_MALFORMED;
 
 	struct head_writer head;
 	struct buf tail;
 	buf_init(&tail, RENDER_BYTES_MAX);
-	head_begin(&head, 5);
+	head_begin(&head, 7);
 	pack_kv_uint(&head.w, "request", m->request);
 	pack_kv_bool(&head.w, "chat", m->chat);
 	pack_kv_bool(&head.w, "add_special", m->add_special);
 	pack_kv_bool(&head.w, "parse_special", m->parse_special);
+	pack_kv_bool(&head.w, "pieces", m->pieces);
+	pack_kv_bool(&head.w, "embed", m->embed);
 	pack_str(&head.w, "lengths");
 	pack_array(&head.w, 2 * m->n_messages);
 	size_t total = 0;
@@ -471,6 +484,8 @@ int engine_render_encode(struct buf *out, const struct engine_render *m)
 		if (!err)
 			err = buf_append(&tail, text->content, text->content_length);
 	}
+	if (!err)
+		err = buf_append(&tail, m->tokens, 4 * m->n_tokens);
 	if (err)
 		head.w.err = err;
 	err = head_end(&head, out, FRAME_ENGINE_RENDER, tail.data, tail.length);
@@ -509,13 +524,22 @@ int engine_render_decode(const struct frame *f, struct engine_render *m)
 	m->chat = pack_get_bool_or(head.c, "chat", false);
 	m->add_special = pack_get_bool_or(head.c, "add_special", false);
 	m->parse_special = pack_get_bool_or(head.c, "parse_special", false);
+	m->pieces = pack_get_bool_or(head.c, "pieces", false);
+	m->embed = pack_get_bool_or(head.c, "embed", false);
 	struct pack_cursor list = pack_get(head.c, "lengths");
 	size_t n = pack_count(list), offset = 0;
-	if (!head.err && (n == 0 || n % 2 || !pack_is_array(list)))
+	if (!head.err && (n % 2 || !pack_is_array(list)))
 		field_fail(head.c, ERR_MALFORMED);
+	if (!head.err && n == 0) {
+		if (f->tail_length == 0 || f->tail_length % 4 || !are_ids(f->tail, f->tail_length / 4))
+			field_fail(head.c, ERR_MALFORMED);
+		m->tokens = f->tail;
+		m->n_tokens = offset = f->tail_length;
+		m->n_tokens /= 4;
+	}
 	if (n > 2 * RENDER_MESSAGES_MAX)
 		field_fail(head.c, ERR_LIMIT);
-	if (!head.err) {
+	if (!head.err && n) {
 		m->messages = calloc(n / 2, sizeof(*m->messages));
 		m->n_messages = n / 2;
 		if (!m->messages)
@@ -540,14 +564,57 @@ void engine_render_free(struct engine_render *m)
 	*m = (struct engine_render){ 0 };
 }
 
+const uint8_t *rendered_piece(const struct engine_rendered *m, size_t *at, size_t *length)
+{
+	const uint8_t *piece = m->pieces + *at + 2;
+	*length = get_u16(m->pieces + *at);
+	*at += 2 + *length;
+	return piece;
+}
+
+static int check_rendered(const struct engine_rendered *m)
+{
+	size_t at = 0;
+	if (m->n_tokens > RENDER_TOKENS_MAX || m->pieces_length > FRAME_TAIL_MAX || m->n_embd > MODEL_EMBD_MAX)
+		return ERR_LIMIT;
+	if (!are_ids(m->tokens, m->n_tokens))
+		return ERR_MALFORMED;
+	for (size_t i = 0; m->pieces_length && i < m->n_tokens; i++) {
+		if (m->pieces_length - at < 2 || m->pieces_length - at - 2 < get_u16(m->pieces + at))
+			return ERR_MALFORMED;
+		at += 2 + (size_t)get_u16(m->pieces + at);
+	}
+	if (at != m->pieces_length)
+		return ERR_MALFORMED;
+	for (uint32_t i = 0; i < m->n_embd; i++)
+		if ((get_u32(m->embedding + 4 * (size_t)i) & 0x7f800000u) == 0x7f800000u)
+			return ERR_MALFORMED;
+	return 0;
+}
+
 int engine_rendered_encode(struct buf *out, const struct engine_rendered *m)
 {
-	if (m->n_tokens > FRAME_TAIL_MAX / sizeof(int32_t))
-		return ERR_LIMIT;
 	struct head_writer head;
-	head_begin(&head, 1);
+	struct buf tail;
+	int err = check_rendered(m);
+	if (err)
+		return err;
+	buf_init(&tail, FRAME_TAIL_MAX);
+	head_begin(&head, 4);
 	pack_kv_uint(&head.w, "request", m->request);
-	return head_end(&head, out, FRAME_ENGINE_RENDERED, m->tokens, m->n_tokens * sizeof(int32_t));
+	pack_kv_uint(&head.w, "n_tokens", m->n_tokens);
+	pack_kv_uint(&head.w, "pieces", m->pieces_length);
+	pack_kv_uint(&head.w, "n_embd", m->n_embd);
+	err = buf_append(&tail, m->tokens, 4 * m->n_tokens);
+	if (!err)
+		err = buf_append(&tail, m->pieces, m->pieces_length);
+	if (!err)
+		err = buf_append(&tail, m->embedding, 4 * (size_t)m->n_embd);
+	if (err)
+		head.w.err = err;
+	err = head_end(&head, out, FRAME_ENGINE_RENDERED, tail.data, tail.length);
+	buf_release(&tail);
+	return err;
 }
 
 int engine_rendered_decode(const struct frame *f, struct engine_rendered *m)
@@ -558,14 +625,17 @@ int engine_rendered_decode(const struct frame *f, struct engine_rendered *m)
 	if (err)
 		return err;
 	m->request = (uint32_t)pack_get_uint(head.c, "request", UINT32_MAX);
-	if (f->tail_length % sizeof(int32_t))
+	m->n_tokens = (size_t)pack_get_uint_or(head.c, "n_tokens", RENDER_TOKENS_MAX, f->tail_length / 4);
+	m->pieces_length = (size_t)pack_get_uint_or(head.c, "pieces", FRAME_TAIL_MAX, 0);
+	m->n_embd = (uint32_t)pack_get_uint_or(head.c, "n_embd", MODEL_EMBD_MAX, 0);
+	if (4 * m->n_tokens + m->pieces_length + 4 * (size_t)m->n_embd != f->tail_length)
 		field_fail(head.c, ERR_MALFORMED);
-	for (size_t i = 0; !head.err && i < f->tail_length; i += sizeof(int32_t))
-		if (f->tail[i + 3] & 0x80)
-			field_fail(head.c, ERR_MALFORMED);      /* no token has a negative id */
 	m->tokens = f->tail;
-	m->n_tokens = f->tail_length / sizeof(int32_t);
+	m->pieces = f->tail + 4 * m->n_tokens;
+	m->embedding = m->pieces + m->pieces_length;
 	err = head_close(&head);
+	if (!err)
+		err = check_rendered(m);
 	if (err)
 		*m = (struct engine_rendered){ 0 };
 	return err;

@@ -227,6 +227,15 @@ static bool admit(struct request *r, const char *url, const char *method)
 	return true;
 }
 
+/* 0: none of them. llama-server has the first two without a version. */
+static enum api_kind text_kind(const char *url)
+{
+	if (!strcmp(url, "/v1/embeddings"))
+		return API_EMBEDDINGS;
+	url += strncmp(url, "/v1/", 4) ? 0 : 3;
+	return !strcmp(url, "/tokenize") ? API_TOKENIZE : !strcmp(url, "/detokenize") ? API_DETOKENIZE : 0;
+}
+
 static enum MHD_Result dispatch(struct request *r, const char *url, const char *method)
 {
 	bool get = !strcmp(method, "GET") || !strcmp(method, "HEAD"), post = !strcmp(method, "POST");
@@ -238,9 +247,13 @@ static enum MHD_Result dispatch(struct request *r, const char *url, const char *
 	}
 	if (!strcmp(method, "OPTIONS"))
 		return api_reply(r, 204, "text/plain", &empty);
+	enum api_kind text = text_kind(url);
 	if (chat || !strcmp(url, "/v1/completions")) {
 		if (post)
 			return api_ask(r, chat);
+	} else if (text) {
+		if (post)
+			return api_text(r, text);
 	} else if (!strcmp(url, "/v1/models")) {
 		if (get)
 			return api_get_models(r, NULL);
@@ -255,11 +268,12 @@ static enum MHD_Result dispatch(struct request *r, const char *url, const char *
 			return api_get_metrics(r);
 	} else {
 		api_error_set(&r->error, 404, "invalid_request_error", "not_found", NULL,
-			      "there is no such resource here; there are /v1/models, /v1/chat/completions, /v1/completions, /health and /metrics");
+			      "there is no such resource here; there are /v1/models, /v1/chat/completions, /v1/completions, /v1/embeddings, "
+			      "/tokenize, /detokenize, /health and /metrics");
 		return api_reply_error(r);
 	}
 	api_error_set(&r->error, 405, "invalid_request_error", "method_not_allowed", NULL, "that resource takes %s",
-		      chat || !strcmp(url, "/v1/completions") ? "POST" : "GET");
+		      chat || text || !strcmp(url, "/v1/completions") ? "POST" : "GET");
 	return api_reply_error(r);
 }
 

@@ -2,6 +2,9 @@
  *
  *   GET  /v1/models               POST /v1/chat/completions     GET /health   (no key)
  *   GET  /v1/models/{id}          POST /v1/completions          GET /metrics  (key; Prometheus text)
+ *   POST /tokenize, /detokenize   POST /v1/embeddings
+ *
+ * doc/API.md says what each takes and answers.
  *
  * A key is always required ("Authorization: Bearer"), on loopback too; an unknown Host header is refused (DNS rebinding); CORS is off
  * unless origins are configured. Errors are OpenAI's object {"error": {"message", "type", "param", "code"}} with its status codes.

@@ -42,6 +42,7 @@ static void release(struct request *r)
 
 void api_stop(struct request *r)
 {
+	api_text_stop(r);
 	cancel_choices(r);
 	r->ended = true;
 }
@@ -296,6 +297,7 @@ enum MHD_Result api_answer(struct request *r)
 
 void api_forget(struct request *r)
 {
+	api_text_stop(r);
 	cancel_choices(r);
 	release(r);
 }

@@ -147,6 +147,7 @@ struct request {
 	struct api_head head;
 	uint8_t tenant[KEY_BYTES];           /* of the key that asks */
 	struct api_choice *choices;          /* heap; q.n_choices */
+	struct api_text_job *text;           /* tokenize and the like, while they run */
 };
 
 void api_suspend(struct request *r);         /* the answer is not there yet */
@@ -162,6 +163,9 @@ enum MHD_Result api_answer(struct request *r);               /* resumed: after a
 void api_stop(struct request *r);                            /* cancels what runs for it; there will be no more of an answer */
 void api_forget(struct request *r);                          /* the same, and frees it */
 void api_explain(struct request *r, const char *model, int err);     /* why route refused, in words, into error */
+
+enum MHD_Result api_text(struct request *r, enum api_kind kind);     /* a body has come; then api_answer() */
+void api_text_stop(struct request *r);
 
 enum MHD_Result api_get_models(struct request *r, const char *one);
 enum MHD_Result api_get_health(struct request *r);

@@ -204,3 +204,11 @@ bool kept_make_room(struct ring *ring, const uint8_t model[KEY_BYTES], const uin
 			return false;
 	return true;
 }
+
+bool ring_make_room(struct ring *ring, const uint8_t model[KEY_BYTES])
+{
+	ring_enter(ring);
+	bool room = kept_make_room(ring, model, NULL);
+	ring_leave(ring);
+	return room;
+}

@@ -108,6 +108,8 @@ bool ring_recall(const struct ring *ring, const uint8_t tenant[KEY_BYTES], const
 		 size_t n_prompt, struct ring_plan *plan);
 /* Sessions in the own engine that nobody asks anything: their places are free for others. */
 uint32_t ring_kept(const struct ring *ring, const uint8_t model[KEY_BYTES]);
+/* Gives one of them up where the engine has no other place; false: all its places are in use. */
+bool ring_make_room(struct ring *ring, const uint8_t model[KEY_BYTES]);
 void ring_set_keep(struct ring *ring, uint32_t seconds);     /* 0 forgets all that is kept, at once */
 
 /* Inputs. Frames from a neighbour (TICKET, READY, ROWS, FAULT, CLOSE, RECEIPT), frames from the own engine (ROWS, TOKENS, READY,

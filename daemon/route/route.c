@@ -686,6 +686,15 @@ void route_set_gateway(struct route *r, struct gateway *gateway)
 	r->gateway = gateway;
 }
 
+int route_engine_text(struct route *route, const uint8_t model[KEY_BYTES], const struct engine_render *render,
+		      void (*done)(void *arg, int err, const struct engine_rendered *rendered, const char *why), void *arg)
+{
+	/* An embedding takes a session's place in the engine for as long as it is computed. */
+	if (render->embed && !ring_make_room(route->config.ring, model))
+		return ERR_BUSY;
+	return route->config.text(route->config.arg, model, render, done, arg);
+}
+
 struct route_counts route_counts(const struct route *route)
 {
 	return route->counts;

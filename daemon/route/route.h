@@ -61,6 +61,9 @@ struct route_config {
 	size_t (*nodes)(void *arg, const uint8_t model[KEY_BYTES], struct routing_node *out, size_t max);
 	int (*render)(void *arg, const uint8_t model[KEY_BYTES], const struct engine_render *render,
 		      void (*done)(void *arg, int err, const int32_t *tokens, size_t n, const char *why), void *done_arg);
+	/* the same with pieces or an embedding; route_text() needs it */
+	int (*text)(void *arg, const uint8_t model[KEY_BYTES], const struct engine_render *render,
+		    void (*done)(void *arg, int err, const struct engine_rendered *rendered, const char *why), void *done_arg);
 	/* for disclosures and tables */
 	void (*describe)(void *arg, const uint8_t node[KEY_BYTES], char name[NAME_SIZE], char association[NAME_SIZE]);
 	/* every question's end: figures for the disclosure, never text. May be NULL. */
@@ -105,6 +108,15 @@ void route_stop(struct route_question *question);       /* enough: ends after th
 uint32_t route_explain(struct route *route, const char *model, int err, char *out, size_t size);
 const char *route_why(const struct route *route);       /* of that, what the model's own state does not say; "" nothing */
 uint32_t route_seconds_until(const struct route_model *model);  /* until it may be here */
+/* Text and tokens by a model of this node, without an answer (text.c): ids, pieces, an embedding. name NULL: the only model there is. */
+struct route_text;
+int route_text(struct route *route, const char *name, const struct engine_render *render,
+	       void (*done)(void *arg, int err, const struct engine_rendered *rendered, const char *model, const char *why), void *arg,
+	       struct route_text **out);
+/* config.text, for text.c */
+int route_engine_text(struct route *route, const uint8_t model[KEY_BYTES], const struct engine_render *render,
+		      void (*done)(void *arg, int err, const struct engine_rendered *rendered, const char *why), void *arg);
+void route_text_cancel(struct route_text *text);        /* done() is not called any more */
 size_t route_models(struct route *route, struct route_model *out, size_t max);
 /* A name as people write it: 0, ERR_UNKNOWN (why names the nearest), ERR_AMBIGUOUS (why lists the candidates). */
 int route_find(struct route *route, const char *name, struct route_model *out, char *why, size_t why_size);

@@ -14,8 +14,7 @@
 
 /* --- rendering -------------------------------------------------------------------------------------- */
 
-int stage_render(struct stage *stage, const uint8_t model[KEY_BYTES], const struct engine_render *render,
-		 void (*done)(void *arg, int err, const int32_t *tokens, size_t n, const char *why), void *arg)
+static int ask(struct stage *stage, const uint8_t model[KEY_BYTES], const struct engine_render *render, const struct render *how)
 {
 	struct resident *r = stage_find(stage, model);
 	if (!r)
@@ -28,9 +27,8 @@ int stage_render(struct stage *stage, const uint8_t model[KEY_BYTES], const stru
 	if (!waiting)
 		return -ENOMEM;
 	struct engine_render m = *render;
+	*waiting = *how;
 	m.request = waiting->request = stage_next_request(stage);
-	waiting->done = done;
-	waiting->arg = arg;
 	struct buf frame;
 	buf_init(&frame, FRAME_MAX);
 	int err = engine_render_encode(&frame, &m);
@@ -48,6 +46,27 @@ int stage_render(struct stage *stage, const uint8_t model[KEY_BYTES], const stru
 	r->renders = waiting;
 	r->n_renders++;
 	return 0;
+}
+
+int stage_render(struct stage *stage, const uint8_t model[KEY_BYTES], const struct engine_render *render,
+		 void (*done)(void *arg, int err, const int32_t *tokens, size_t n, const char *why), void *arg)
+{
+	return ask(stage, model, render, &(struct render){.done = done, .arg = arg});
+}
+
+int stage_text(struct stage *stage, const uint8_t model[KEY_BYTES], const struct engine_render *render,
+	       void (*done)(void *arg, int err, const struct engine_rendered *rendered, const char *why), void *arg)
+{
+	return ask(stage, model, render, &(struct render){.done_text = done, .arg = arg});
+}
+
+static void fail(struct render *waiting, int err, const char *why)
+{
+	if (waiting->done)
+		waiting->done(waiting->arg, err, NULL, 0, why);
+	else
+		waiting->done_text(waiting->arg, err, NULL, why);
+	free(waiting);
 }
 
 static struct render *take_render(struct resident *r, uint32_t request)
@@ -69,17 +88,22 @@ int render_on_frame(struct resident *r, const struct frame *frame)
 	struct render *waiting = err ? NULL : take_render(r, m.request);
 	if (!waiting)
 		return err;
+	if (waiting->done_text) {
+		waiting->done_text(waiting->arg, 0, &m, "");
+		free(waiting);
+		return 0;
+	}
 	int32_t *tokens = malloc((m.n_tokens ? m.n_tokens : 1) * sizeof *tokens);
 	if (tokens) {
 		for (size_t i = 0; i < m.n_tokens; i++)
 			tokens[i] = (int32_t)get_u32(m.tokens + 4 * i);
 		waiting->done(waiting->arg, 0, tokens, m.n_tokens, "");
 		sodium_memzero(tokens, m.n_tokens * sizeof *tokens);     /* what was said stays nowhere */
+		free(waiting);
 	} else {
-		waiting->done(waiting->arg, -ENOMEM, NULL, 0, "no memory for the prompt");
+		fail(waiting, -ENOMEM, "no memory for the prompt");
 	}
 	free(tokens);
-	free(waiting);
 	return 0;
 }
 
@@ -88,8 +112,7 @@ bool render_on_fault(struct resident *r, const struct engine_fault *fault)
 	struct render *waiting = take_render(r, fault->request);
 	if (!waiting)
 		return false;
-	waiting->done(waiting->arg, fault->code < 0 ? fault->code : ERR_ENGINE, NULL, 0, fault->detail);
-	free(waiting);
+	fail(waiting, fault->code < 0 ? fault->code : ERR_ENGINE, fault->detail);
 	return true;
 }
 
@@ -100,8 +123,7 @@ void render_fail_all(struct resident *r, int err, const char *why)
 	r->n_renders = 0;
 	while (all) {
 		struct render *next = all->next;
-		all->done(all->arg, err, NULL, 0, why);
-		free(all);
+		fail(all, err, why);
 		all = next;
 	}
 }

@@ -68,6 +68,9 @@ int stage_info(const struct stage *stage, const uint8_t model[KEY_BYTES], struct
 /* Text to tokens by a resident model. */
 int stage_render(struct stage *stage, const uint8_t model[KEY_BYTES], const struct engine_render *render /* request is set here */,
 		 void (*done)(void *arg, int err, const int32_t *tokens, size_t n, const char *why), void *arg);
+/* The same with everything that was asked for: pieces, an embedding. Views last for the call; NULL with an error. */
+int stage_text(struct stage *stage, const uint8_t model[KEY_BYTES], const struct engine_render *render,
+	       void (*done)(void *arg, int err, const struct engine_rendered *rendered, const char *why), void *arg);
 /* Runs an engine once over files (fds taken, always) to learn what they are. done() comes once unless this fails; the
  * body's memory is done()'s: manifest_free(). */
 int stage_inspect(struct stage *stage, int *fds, size_t n_fds, const char *const *names, uint32_t context,

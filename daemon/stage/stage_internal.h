@@ -57,7 +57,8 @@ struct inspection;
 struct render {
 	struct render *next;
 	uint32_t request;
-	void (*done)(void *arg, int err, const int32_t *tokens, size_t n, const char *why);
+	void (*done)(void *arg, int err, const int32_t *tokens, size_t n, const char *why);     /* one of the two */
+	void (*done_text)(void *arg, int err, const struct engine_rendered *rendered, const char *why);
 	void *arg;
 };
 

@@ -67,6 +67,27 @@ int route_find(struct route *route, const char *name, struct route_model *out, c
 	return ERR_UNKNOWN;
 }
 
+int route_text(struct route *route, const char *name, const struct engine_render *render,
+	       void (*done)(void *arg, int err, const struct engine_rendered *rendered, const char *model, const char *why), void *arg,
+	       struct route_text **out)
+{
+	if (route->err)
+		return route->err;
+	struct route_text *t = *out = &route->texts[route->n_texts++ % 8];
+	*t = (struct route_text){.render = *render, .done = done, .arg = arg, .named = name != NULL};
+	if (render->n_messages)
+		snprintf(t->content, sizeof t->content, "%.*s", (int)render->messages[0].content_length, render->messages[0].content);
+	for (size_t i = 0; i < render->n_tokens && i < 8; i++)
+		t->ids[i] = get_u32(render->tokens + 4 * i);
+	return 0;
+}
+
+void route_text_cancel(struct route_text *text)
+{
+	text->cancelled = true;
+	the_route.cancelled++;
+}
+
 const char *route_why(const struct route *route)
 {
 	(void)route;

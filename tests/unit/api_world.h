@@ -18,7 +18,18 @@ struct route_question {
 	bool cancelled, over;
 };
 
+struct route_text {
+	struct engine_render render;           /* its views last for the call only: */
+	char content[256];
+	uint32_t ids[8];
+	void (*done)(void *arg, int err, const struct engine_rendered *rendered, const char *model, const char *why);
+	void *arg;
+	bool named, cancelled;
+};
+
 struct route {
+	size_t n_texts;
+	struct route_text texts[8];
 	int err;                               /* what route_ask() answers */
 	size_t busy_from;                      /* 0, or how many questions there is room for */
 	size_t n, cancelled, over;             /* questions asked; of them cancelled, ended */

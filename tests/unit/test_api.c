@@ -176,7 +176,7 @@ static void what_is_no_http_is_cut_off(void **state)
 static void unknown_resources_and_methods_are_named(void **state)
 {
 	static const struct { const char *what; unsigned status; const char *code; } cases[] = {
-		{"GET /", 404, "not_found"}, {"GET /v1/embeddings", 404, "not_found"}, {"GET /v1/models/", 404, "not_found"},
+		{"GET /", 404, "not_found"}, {"GET /v1/embeddings", 405, "method_not_allowed"}, {"GET /tokenize", 405, "method_not_allowed"}, {"POST /v1/embedding", 404, "not_found"}, {"GET /v1/models/", 404, "not_found"},
 		{"GET " CHAT, 405, "method_not_allowed"}, {"DELETE " CHAT, 405, "method_not_allowed"}, {"POST /v1/models", 405, "method_not_allowed"},
 		{"GET /v1/models/nulle%20part", 404, "model_not_found"}, {"GET /v1/../keys/api.key", 404, "not_found"},
 	};

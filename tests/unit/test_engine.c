@@ -742,6 +742,84 @@ static void text_becomes_tokens_with_and_without_the_chat_template(void **state)
 	expect(e, FRAME_ENGINE_RENDERED);
 }
 
+static float embedding_of(struct engine *e, const char *text, float out[TINY_EMBD])
+{
+	struct render_message message = { .role = "", .content = text, .content_length = strlen(text) };
+	struct engine_render m = { .request = 8, .add_special = true, .embed = true, .n_messages = 1, .messages = &message };
+	struct engine_rendered got;
+	float square = 0;
+
+	assert_int_equal(engine_render_encode(&e->out, &m), 0);
+	post(e);
+	expect(e, FRAME_ENGINE_RENDERED);
+	assert_int_equal(engine_rendered_decode(&e->frame, &got), 0);
+	assert_int_equal(got.n_embd, TINY_EMBD);
+	for (uint32_t i = 0; i < got.n_embd; i++) {
+		uint32_t bits = get_u32(got.embedding + 4 * i);
+
+		memcpy(&out[i], &bits, sizeof bits);
+		square += out[i] * out[i];
+	}
+	return square;
+}
+
+static void a_text_is_embedded_and_nobody_beside_it_is_moved(void **state)
+{
+	const struct tiny_model model = { .architecture = "llama", .n_layer = 3, .seed = 3 };
+	const struct layer_range all = { 0, 3 };
+	float a[TINY_EMBD], b[TINY_EMBD], again[TINY_EMBD];
+	struct engine e;
+	int32_t first;
+
+	engine_start(&e, NULL);
+	load(&e, &model, &all, 1, 2);
+	open_stage(&e, 1, 1, 0, all, NULL);
+	post_ids(&e, (struct ids){ .session = 1, .epoch = 1, .count = 16, .want = 1 }, prompt());
+	first = tokens(&e)->tokens[0].id;
+	assert_true(fabsf(embedding_of(&e, "a text that is longer than thirty-two tokens, because it has that many bytes and more", a) - 1) < 1e-4f);
+	assert_true(fabsf(embedding_of(&e, "another", b) - 1) < 1e-4f);
+	embedding_of(&e, "a text that is longer than thirty-two tokens, because it has that many bytes and more", again);
+	assert_memory_equal(a, again, sizeof a);
+	assert_memory_not_equal(a, b, sizeof a);
+	post_ids(&e, (struct ids){ .session = 1, .epoch = 1, .sequence = 1, .count = 16, .want = 1 }, prompt());
+	assert_int_equal(tokens(&e)->tokens[0].id, first);
+	open_stage(&e, 2, 1, 0, all, NULL);              /* no place left */
+	post_render(&e, false, "x");
+	expect(&e, FRAME_ENGINE_RENDERED);
+	struct render_message message = { .role = "", .content = "x", .content_length = 1 };
+	struct engine_render m = { .request = 8, .embed = true, .n_messages = 1, .messages = &message };
+	assert_int_equal(engine_render_encode(&e.out, &m), 0);
+	post(&e);
+	expect_engine_fault(&e, ERR_BUSY);
+	assert_int_equal(engine_stop(&e), 0);
+}
+
+static void tokens_are_spelled(void **state)
+{
+	const uint8_t ids[] = { 3 + 'a', 0, 0, 0, 1, 0, 0, 0, 3 + 'b', 0, 0, 0 }, wrong[] = { 0, 2, 0, 0 };
+	struct engine_render m = { .request = 8, .pieces = true, .n_tokens = 3, .tokens = ids };
+	struct engine_rendered got;
+	struct engine *e = *state;
+	size_t at = 0, n;
+
+	assert_int_equal(engine_render_encode(&e->out, &m), 0);
+	post(e);
+	expect(e, FRAME_ENGINE_RENDERED);
+	assert_int_equal(engine_rendered_decode(&e->frame, &got), 0);
+	assert_int_equal(got.n_tokens, 3);
+	assert_int_equal(*rendered_piece(&got, &at, &n), 'a');
+	assert_int_equal(n, 1);
+	rendered_piece(&got, &at, &n);                   /* control tokens have a text here */
+	assert_true(n > 1);
+	assert_int_equal(*rendered_piece(&got, &at, &n), 'b');
+	assert_int_equal(at, got.pieces_length);
+	m.tokens = wrong;                                /* 512 of 288 */
+	m.n_tokens = 1;
+	assert_int_equal(engine_render_encode(&e->out, &m), 0);
+	post(e);
+	expect_engine_fault(e, ERR_MALFORMED);
+}
+
 /* State that sums up all positions cannot go back to one of them. */
 static void a_recurrent_model_asks_for_a_replay_from_the_start(void **state)
 {
@@ -1182,6 +1260,8 @@ int main(void)
 		SESSION_TEST(positions_past_the_context_are_faults),
 		SESSION_TEST(a_session_that_is_closed_makes_room),
 		SESSION_TEST(sampling_is_the_same_after_a_replay),
+		cmocka_unit_test(a_text_is_embedded_and_nobody_beside_it_is_moved),
+		SESSION_TEST(tokens_are_spelled),
 		SESSION_TEST(a_grammar_decides_what_comes),
 		SESSION_TEST(a_grammar_is_followed_anew_after_a_replay),
 		SESSION_TEST(a_grammar_that_cannot_be_used_is_a_fault_of_its_session),
