@@ -36,7 +36,7 @@ if text.count(os.environ["OLD"]) != 1:
     sys.exit(1)
 open(path, "w").write(text.replace(os.environ["OLD"], os.environ["NEW"]))
 PYTHON
-	if ! make -s -C "$scratch/build" tests/sim/simulate >"$scratch/log" 2>&1; then
+	if ! make -s -j2 -C "$scratch/build" tests/sim/simulate >"$scratch/log" 2>&1; then
 		echo "$1: does not build:"
 		tail -5 "$scratch/log"
 	elif "$scratch/build/tests/sim/simulate" --seeds "$seeds" >"$scratch/out" 2>"$scratch/err"; then

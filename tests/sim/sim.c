@@ -254,6 +254,15 @@ static void report(const struct shared *shared, unsigned jobs, double seconds)
 	}
 }
 
+/* SIGINT and SIGTERM: the seeds that run are finished, and what was seen is told. */
+static struct shared *stopping;
+
+static void on_stop(int number)
+{
+	(void)number;
+	atomic_store(&stopping->next, UINT64_MAX / 2);
+}
+
 static int many(uint64_t first, uint64_t seeds, unsigned jobs, unsigned failures_max)
 {
 	struct shared *shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -264,6 +273,9 @@ static int many(uint64_t first, uint64_t seeds, unsigned jobs, unsigned failures
 		return 2;
 	}
 	atomic_store(&shared->next, first);
+	stopping = shared;
+	signal(SIGINT, on_stop);
+	signal(SIGTERM, on_stop);
 	clock_gettime(CLOCK_MONOTONIC, &began);
 	for (unsigned i = 0; i < jobs; i++)
 		pids[i] = start_worker(shared, i, first + seeds);
