@@ -167,14 +167,15 @@ class Client(unittest.TestCase):
 
 @unittest.skipUnless(shutil.which("llama-server"), "llama-server is not installed")
 class Beside(unittest.TestCase):
-    """llama.cpp's server, with the same chunks: what both can be asked must come out alike."""
+    """llama.cpp's server, with the same chunks and the same type of keys (engine/shard.c says which): what both can be asked must come out
+    alike."""
 
     @classmethod
     def setUpClass(cls):
         with socket.create_server(("127.0.0.1", 0)) as s:
             port = s.getsockname()[1]
         cls.url = "http://127.0.0.1:%d" % port
-        cls.server = subprocess.Popen(["llama-server", "-m", MODEL, "--port", str(port), "--host", "127.0.0.1", "-c", "512", "-np", "1", "-b", "32", "-ub", "32", "-fa", "off",
+        cls.server = subprocess.Popen(["llama-server", "-m", MODEL, "--port", str(port), "--host", "127.0.0.1", "-c", "512", "-np", "1", "-b", "32", "-ub", "32", "-fa", "on", "-ctk", "bf16",
                                        "-t", "2", "--no-warmup"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         def up():
             try:
@@ -201,7 +202,7 @@ class Beside(unittest.TestCase):
             self.assertEqual(us["text"], them["text"])
             content = them["logprobs"]["content"]
             worst = max(abs(a - b["logprob"]) for a, b in zip(us["logprobs"]["token_logprobs"], content))
-            self.assertLess(worst, 1e-3)
+            self.assertLess(worst, 1e-3, prompt)
             for top, b in zip(us["logprobs"]["top_logprobs"], content):
                 for t in b["top_logprobs"]:
                     if t["token"] in top:
