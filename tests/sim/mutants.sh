@@ -49,14 +49,6 @@ PYTHON
 	touch "$scratch/source/$2"
 }
 
-mutant "frames of an old epoch are taken" daemon/ring/home.c \
-	'if (s->state != SESSION_RUNNING || s->trouble || block->epoch != s->epoch || !at ||' \
-	'if (s->state != SESSION_RUNNING || s->trouble || !at ||'
-
-mutant "tokens are committed at any position" daemon/ring/home.c \
-	'if (m->position + i == s->n_tokens && !commit(s, &m->tokens[i]))' \
-	'if (!commit(s, &m->tokens[i]))'
-
 mutant "a stage takes rows from anybody" daemon/ring/transit.c \
 	'	    !key_equal(from, ticket->previous) || block->sequence < t->next_sequence)' \
 	'	    block->sequence < t->next_sequence)'
