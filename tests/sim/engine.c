@@ -47,6 +47,7 @@ struct job {                                   /* a frame to the engine or from 
 	struct buf bytes;
 	uint64_t number, n;                    /* a prompt */
 	void (*done)(void *arg, int err, const int32_t *tokens, size_t n, const char *why);
+	void (*text)(void *arg, int err, const struct engine_rendered *rendered, const char *why);    /* instead of done */
 	void *arg;
 };
 
@@ -472,6 +473,8 @@ void stage_close(struct stage *stage, void (*on_closed)(void *arg), void *arg)
 		struct job *job = stage->jobs;
 		if (job->done)
 			job->done(job->arg, ERR_CANCELLED, NULL, 0, "stopping");
+		if (job->text)
+			job->text(job->arg, ERR_CANCELLED, NULL, "stopping");
 		job_free(stage, job);
 	}
 	free(stage);
@@ -590,28 +593,52 @@ static void render_now(void *arg, uint64_t number)
 	int32_t tokens[SIM_QUESTION_TOKENS];
 	bool lives = job->life == stage->engines[job->model].life;
 	engine_prompt(job->number, job->n, tokens);
-	job->done(job->arg, lives ? 0 : ERR_ENGINE, lives ? tokens : NULL, lives ? job->n : 0, lives ? NULL : "the engine ended");
+	if (job->text) {
+		uint8_t bytes[4 * SIM_QUESTION_TOKENS];
+		struct engine_rendered rendered = {.n_tokens = job->n, .tokens = bytes};
+		for (size_t i = 0; i < job->n; i++)
+			put_u32(bytes + 4 * i, (uint32_t)tokens[i]);
+		job->text(job->arg, lives ? 0 : ERR_ENGINE, lives ? &rendered : NULL, lives ? NULL : "the engine ended");
+	} else
+		job->done(job->arg, lives ? 0 : ERR_ENGINE, lives ? tokens : NULL, lives ? job->n : 0, lives ? NULL : "the engine ended");
 	job_free(stage, job);
 }
 
 /* The text is "NUMBER LENGTH": engine_prompt()'s arguments. */
-int stage_render(struct stage *stage, const uint8_t id[KEY_BYTES], const struct engine_render *render,
-		 void (*done)(void *arg, int err, const int32_t *tokens, size_t n, const char *why), void *arg)
+static struct job *render_job(struct stage *stage, const uint8_t id[KEY_BYTES], const struct engine_render *render)
 {
 	size_t model = model_index(id);
 	unsigned long long number, n;
 	char text[64];
-	if (stage->engines[model].state != STAGE_READY)
-		return ERR_ENGINE;
 	snprintf(text, sizeof text, "%.*s", (int)render->messages[0].content_length, render->messages[0].content);
-	if (sscanf(text, "%llu %llu", &number, &n) != 2 || n >= SIM_QUESTION_TOKENS)
-		return ERR_MALFORMED;
+	if (model == SIZE_MAX || stage->engines[model].state != STAGE_READY || sscanf(text, "%llu %llu", &number, &n) != 2 || n >= SIM_QUESTION_TOKENS)
+		return NULL;
 	struct job *job = job_new(stage, model, NULL);
 	job->number = number;
 	job->n = n;
+	sim_after(1 + sim_below(5), stage->node, render_now, job, (uintptr_t)stage->node);
+	return job;
+}
+
+int stage_render(struct stage *stage, const uint8_t id[KEY_BYTES], const struct engine_render *render,
+		 void (*done)(void *arg, int err, const int32_t *tokens, size_t n, const char *why), void *arg)
+{
+	struct job *job = render_job(stage, id, render);
+	if (!job)
+		return ERR_ENGINE;
 	job->done = done;
 	job->arg = arg;
-	sim_after(1 + sim_below(5), stage->node, render_now, job, (uintptr_t)stage->node);
+	return 0;
+}
+
+int stage_text(struct stage *stage, const uint8_t id[KEY_BYTES], const struct engine_render *render,
+	       void (*done)(void *arg, int err, const struct engine_rendered *rendered, const char *why), void *arg)
+{
+	struct job *job = render_job(stage, id, render);
+	if (!job)
+		return ERR_ENGINE;
+	job->text = done;
+	job->arg = arg;
 	return 0;
 }
 

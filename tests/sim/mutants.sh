@@ -74,7 +74,7 @@ mutant "rumour only, no digests" daemon/mesh/gossip.c \
 	'	if (0 && !gossip_index_update(&g->index, g->config.trust))'
 
 mutant "quotas are not asked" daemon/views.c \
-	'	err = quota_check(&limits, &today);' \
+	'	err = claim->opens ? quota_may_open(&limits, &today, claim->reserved, claim->rows) : quota_check(&limits, &today);' \
 	'	err = 0;'
 
 mutant "a replaced link is not told to the sessions on it" daemon/mesh/neighbours.c \

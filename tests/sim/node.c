@@ -327,7 +327,7 @@ void node_start(struct node *node)
 	memcpy(ring.association, d->keys.association, KEY_BYTES);
 	must(node, ring_new(&d->ring, &ring), "ring");
 	struct route_config route = {.ring = d->ring, .monotonic_us = clock_us, .random = random_bytes, .models = views_models, .nodes = views_nodes,
-				     .render = views_render, .describe = views_describe, .find_node = views_find_node, .arg = d};
+				     .render = views_render, .text = views_text, .describe = views_describe, .find_node = views_find_node, .arg = d};
 	must(node, route_new(&d->route, &route), "route");
 	struct gateway_config gateway = {
 		.sealed = {.link_secret = d->keys.link_secret, .network = d->config.network, .monotonic_ms = clock_ms, .random = random_bytes,
