@@ -642,18 +642,6 @@ int stage_text(struct stage *stage, const uint8_t id[KEY_BYTES], const struct en
 	return 0;
 }
 
-/* Nobody in a story asks for pieces or embeddings. */
-int stage_text(struct stage *stage, const uint8_t id[KEY_BYTES], const struct engine_render *render,
-	       void (*done)(void *arg, int err, const struct engine_rendered *rendered, const char *why), void *arg)
-{
-	(void)stage;
-	(void)id;
-	(void)render;
-	(void)done;
-	(void)arg;
-	return ERR_UNSUPPORTED;
-}
-
 /* --- what the story does to engines ------------------------------------------------------------------------------- */
 
 void engine_crash(struct node *node, size_t model)
