@@ -160,7 +160,12 @@ static struct llama_context *make_context(struct llama_model *model, const struc
 		params.cb_eval = on_eval;
 		params.cb_eval_user_data = capture;
 	}
-	return llama_init_from_model(model, params);
+	struct llama_context *context = llama_init_from_model(model, params);
+	if (!context) {         /* where values are a part of the keys (MLA), both are of one type, or there is no context */
+		params.type_v = GGML_TYPE_BF16;
+		context = llama_init_from_model(model, params);
+	}
+	return context;
 }
 
 static int config_check(const struct shard_config *config, char *why, size_t why_size)
