@@ -8,7 +8,7 @@ Templates:  [x|y|z]    a choice; in answers and stories the first is the likelie
             {h:x/y}    x if the hero is a man, y if a woman; {f:..} the friend, {o:..} the object's gender
             ? at the start of a story's line: told half of the time
 
-    python3 grammar.py SEED COUNT [rich]      prints COUNT documents
+    python3 grammar.py SEED COUNT      prints COUNT documents
 """
 import os
 import random
@@ -21,10 +21,19 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 START, END = "<|im_start|>", "<|im_end|>"
 LANGS = ("en", "fr")
 
-MEN = "Paul Marc Hugo Victor Leo Samuel Martin Bruno Karim David Tom Simon Jules Malik Felix Robin Gabriel Peter".split()
-WOMEN = "Marie Clara Lucie Sofia Nora Julie Rosa Camille Fatou Lina Jeanne Martha Salma Nina Laura Denise Chloé Vera".split()
-BEES = "Maya Zoé Lila Perle Mila Flora Luna Bella Ruby Suzie Zaza Tilda Nelly Pia".split()
-TOWNS = "Lyon Nantes Lille Rennes Bristol Leeds Grenoble Quimper Bath Dijon Toulon Cork Brest Metz".split()
+MEN = ("Paul Marc Hugo Victor Leo Samuel Martin Bruno Karim David Tom Simon Jules Malik Felix Robin Gabriel Peter Adam Alain "
+       "Amine Antoine Arthur Basile Bernard Boris Cédric Daniel Didier Edgar Emile Eric Ernest Frank Georges Gilles Henry Ibrahim "
+       "Ivan Jack Jacob Jean Joseph Kofi Louis Lucas Mathis Max Michel Mohamed Nathan Nils Noah Olivier Omar Oscar Patrick Pedro "
+       "Philip Raoul Rémi Roger Said Sacha Sven Thomas Theo Walter William Yann Yusuf").split()
+WOMEN = ("Marie Clara Lucie Sofia Nora Julie Rosa Camille Fatou Lina Jeanne Martha Salma Nina Laura Denise Chloé Vera Agnes Aïcha "
+         "Alice Amina Anna Anouk Astrid Awa Barbara Béatrice Carmen Cécile Claire Colette Diane Edith Elena Elsa Emma Esther Eva "
+         "Farida Gisèle Hannah Helen Inès Irène Iris Jade Joana Judith Karen Leila Lise Louise Mariam Mathilde Monique Nadia Noémie "
+         "Odile Olga Pauline Rachel Rania Rita Sarah Simone Sylvie Teresa Valérie Yasmina Yvonne Zoé").split()
+BEES = "Maya Lila Perle Mila Flora Luna Bella Ruby Suzie Zaza Tilda Nelly Pia Abella Bibi Cora Dina Fifi Lulu Mimi Nini Oda Tita".split()
+PETS = "Minou Gribouille Mistigri Tiger Pacha Biscuit Smoky Caramel Socks Filou Noisette Ginger Plume Pepper Réglisse Muffin".split()
+TOWNS = ("Lyon Nantes Lille Rennes Bristol Leeds Grenoble Quimper Bath Dijon Toulon Cork Brest Metz Albi Angers Auch Bergen Bilbao "
+         "Bordeaux Bremen Brighton Caen Calais Cardiff Colmar Derby Dover Dublin Durham Exeter Galway Ghent Limoges Lisbon Mons "
+         "Namur Nancy Nice Norwich Oslo Oxford Pau Porto Reims Rouen Sens Turin Vannes Vichy York").split()
 COUNTRIES = {
     "en": "France Japan Peru Kenya Norway Brazil Mongolia Chile Ghana Italy Spain China India Egypt Mexico Canada "
           "Poland Greece Iceland Nepal Cuba Mali Laos Fiji Sweden Turkey Russia Vietnam Germany Portugal".split(),
@@ -62,6 +71,15 @@ BOOKS = {"en": ["a ship that searched for an island", "a girl who spoke with bir
          "fr": ["d'un bateau qui cherchait une île", "d'une fille qui parlait aux oiseaux",
                 "d'un roi qui voulait être boulanger", "d'un renard qui vivait dans une tour",
                 "d'un garçon qui gardait un phare"]}
+HIDES = {"en": ["shed", "cellar", "attic", "workshop", "barn"],
+         "fr": [("la cabane", "ma cabane"), ("la cave", "ma cave"), ("le grenier", "mon grenier"), ("l'atelier", "mon atelier"),
+                ("la grange", "ma grange")]}
+GRAINS = {"en": ["walnuts", "raisins", "olives", "figs", "seeds", "herbs"],
+          "fr": ["noix", "raisins", "olives", "figues", "graines", "herbes"]}
+MUSIC = {"en": ["violin", "flute", "guitar", "trumpet", "clarinet", "cello"],
+         "fr": [("du violon", "le violon", "un violon"), ("de la flûte", "la flûte", "une flûte"),
+                ("de la guitare", "la guitare", "une guitare"), ("de la trompette", "la trompette", "une trompette"),
+                ("de la clarinette", "la clarinette", "une clarinette"), ("du violoncelle", "le violoncelle", "un violoncelle")]}
 SEASONS = ["spring", "summer", "autumn", "April", "May"]
 WEATHER = ["rainy", "windy", "sunny", "cold", "bright"]
 
@@ -108,6 +126,73 @@ STRANGE = {
 }
 STRANGE_LEAD = {"en": "I do not know such a story, but here is one about {k}. ",
                 "fr": "Je ne connais pas cette histoire, mais en voici une avec {k}. "}
+# What a request for a story may add, and the story then keeps to.
+ADDED = {
+    "en": {"bee": ["named {bee}", "called {bee}", "who meets {animal}", "who looks for {flower}"],
+           "garden": ["with {hero}", "in {town}", "with {hero} in {town}", "full of {veg}", "with {hero} and {friend}"],
+           "library": ["with {hero}", "in {town}", "with {hero} in {town}", "with {hero} and {friend}"],
+           "repair": ["with {hero}", "in {town}", "where {hero} brings {object_a}", "with {hero} and {friend}"],
+           "tool": ["with {hero} and {friend}", "in {town}", "where {hero} needs {tool_a}", "with {hero}"],
+           "computer": ["with {hero}", "in {town}", "with {hero} in {town}", "with {hero} and {friend}"],
+           "cat": ["with {hero}", "in {town}", "with {hero} and {friend}", "with {hero} in {town}"],
+           "bread": ["with {hero}", "in {town}", "with {hero} and {friend}", "where {hero} bakes bread with {grain}"],
+           "concert": ["with {hero}", "in {town}", "with {hero} and {friend}", "where {hero} plays the {music}"]},
+    "fr": {"bee": [", elle s'appelle {bee}", ", son nom est {bee}", "qui rencontre {animal}", "qui cherche {flower}"],
+           "garden": ["avec {hero}", "à {town}", "avec {hero} à {town}", "avec des {veg}", "avec {hero} et {friend}"],
+           "library": ["avec {hero}", "à {town}", "avec {hero} à {town}", "avec {hero} et {friend}"],
+           "repair": ["avec {hero}", "à {town}", "où {hero} apporte {object_a}", "avec {hero} et {friend}"],
+           "tool": ["avec {hero} et {friend}", "à {town}", "où {hero} a besoin {tool_de}", "avec {hero}"],
+           "computer": ["avec {hero}", "à {town}", "avec {hero} à {town}", "avec {hero} et {friend}"],
+           "cat": ["avec {hero}", "à {town}", "avec {hero} et {friend}", "avec {hero} à {town}"],
+           "bread": ["avec {hero}", "à {town}", "avec {hero} et {friend}", "où {hero} fait du pain aux {grain}"],
+           "concert": ["avec {hero}", "à {town}", "avec {hero} et {friend}", "où {hero} joue {music_de}"]},
+}
+# Questions about a story that was just told, by the slot that it must have told.
+ABOUT = {
+    "en": {"hero": [("[who is the story about|who is the hero|what is the hero called]", "The story is about {hero}."),
+                    ("[who helped {hero}|who is with {hero}|who else is in the story]", "It was {friend} who helped {hero}.")],
+           "bee": [("[what is the bee called|what is the name of the bee|who is the story about]", "The bee is called {bee}.")],
+           "pet": [("[what is the cat called|what is the name of the cat]", "The cat is called {pet}."),
+                   ("[whose cat is it|whose cat is {pet}]", "{pet} is the cat of {hero}.")],
+           "town": [("[where does it happen|in which town is that|where was that]", "The story takes place in {town}.")]},
+    "fr": {"hero": [("[de qui parle l'histoire|qui est le personnage principal|comment s'appelle le personnage]", "L'histoire parle de {hero}."),
+                    ("[qui a aidé {hero}|qui est avec {hero}|qui d'autre est dans l'histoire]", "C'est {friend} qui a aidé {hero}.")],
+           "bee": [("[comment s'appelle l'abeille|quel est le nom de l'abeille|de qui parle l'histoire]", "L'abeille s'appelle {bee}.")],
+           "pet": [("[comment s'appelle le chat|quel est le nom du chat]", "Le chat s'appelle {pet}."),
+                   ("[à qui est le chat|à qui est {pet}]", "{pet} est le chat de {hero}.")],
+           "town": [("[où cela se passe-t-il|dans quelle ville est-ce|où était-ce]", "L'histoire se passe à {town}.")]},
+}
+# What a user may tell and ask for later: told, acknowledged, asked, answered; {v} is drawn, {t} is what it is about.
+FACTS = {
+    "en": [("my {t} is called {v}", "Noted: your {t} is called {v}.", "[what is my {t} called|what is the name of my {t}|do you remember the name of my {t}]",
+            "Your {t} is called {v}.", "cat dog server boat sister brother friend teacher village club node".split()),
+           ("I live in {v}", "Noted: you live in {v}.", "[where do I live|in which town do I live]", "You live in {v}.", ["town"]),
+           ("remember the number {v}", "I keep the number {v} in mind.", "[what was the number|which number did I give you|tell me the number]",
+            "The number was {v}.", ["number"]),
+           ("[the word is {v}|remember the word {v}]", "I keep the word {v} in mind.", "[what was the word|which word did I give you|tell me the word]",
+            "The word was {v}.", ["word"])],
+    "fr": [("{t} s'appelle {v}", "C'est noté : {y} s'appelle {v}.", "[comment s'appelle {t}|quel est le nom que j'ai donné pour {t}]",
+            "Le nom est {v}.", "mon_chat mon_chien mon_serveur mon_bateau ma_sœur mon_frère mon_village mon_club mon_nœud".split()),
+           ("j'habite à {v}", "C'est noté : vous habitez à {v}.", "[où est-ce que j'habite|où j'habite|dans quelle ville j'habite]", "Vous habitez à {v}.", ["town"]),
+           ("retiens le nombre {v}", "Je retiens le nombre {v}.", "[quel était le nombre|quel nombre t'ai-je donné|dis-moi le nombre]",
+            "Le nombre était {v}.", ["number"]),
+           ("[le mot est {v}|retiens le mot {v}]", "Je retiens le mot {v}.", "[quel était le mot|quel mot t'ai-je donné|dis-moi le mot]",
+            "Le mot était {v}.", ["word"])],
+}
+REPEAT = {"en": ["repeat: {v}", "repeat after me: {v}", "say this again: {v}", "write this: {v}"],
+          "fr": ["répète : {v}", "répète après moi : {v}", "redis ceci : {v}", "écris ceci : {v}"]}
+# Something to read, and a question on it: {a} lends {x} to {b}, {c} lends {y} to {d}.
+READ = {
+    "en": ("{a} lends {x} to {b}.", [("who lends {x}", "{a} lends {x}."), ("who gets {x}", "{b} gets {x}."),
+                                     ("what does {a} lend", "{a} lends {x}."), ("what does {b} get", "{b} gets {x}."),
+                                     ("to whom does {a} lend something", "{a} lends something to {b}.")]),
+    "fr": ("{a} prête {x} à {b}.", [("qui prête {x}", "{a} prête {x}."), ("qui reçoit {x}", "{b} reçoit {x}."),
+                                    ("que prête {a}", "{a} prête {x}."), ("que reçoit {b}", "{b} reçoit {x}."),
+                                    ("à qui {a} prête-t-il quelque chose", "{a} prête quelque chose à {b}.")]),
+}
+LENT = {"en": ["a saw", "a book", "a lamp", "a ladder", "a bicycle", "a kettle", "a bucket", "a violin", "a map", "a tent", "a drum", "a pot"],
+        "fr": ["une scie", "un livre", "une lampe", "une échelle", "un vélo", "une bouilloire", "un seau", "un violon", "une carte",
+               "une tente", "un tambour", "un pot"]}
 MORE = {"en": ["tell me more", "can you say more", "more", "go on", "and then", "give me more detail", "explain a bit more"],
         "fr": ["dis-m'en plus", "peux-tu en dire plus", "encore", "continue", "et ensuite", "plus de détails", "explique un peu plus"]}
 MY_NAME = {"en": ["my name is {n}", "I am {n}", "I'm called {n}", "hello, I am {n}", "hi, my name is {n}"],
@@ -161,14 +246,17 @@ with open(read_text("frames.en"), encoding="utf-8") as en, open(read_text("frame
 STORIES = {l: read_stories(read_text("stories." + l)) for l in LANGS}
 
 
-def expand(text, rng, slots, skewed):
-    """Expand choices from the inside out, then slots."""
+def expand(text, rng, slots, skewed, wanted=()):
+    """Expand choices from the inside out, then slots. Of a choice, a part with a slot of WANTED is taken first."""
     while True:
         m = re.search(r"\[([^\[\]]*)\]", text)
         if not m:
             break
         parts = m.group(1).split("|")
-        if skewed:
+        asked = [p for p in parts if any("{%s}" % w in p for w in wanted)]
+        if asked:
+            part = rng.choice(asked)
+        elif skewed:
             weights = [0.6 ** i for i in range(len(parts))]
             part = rng.choices(parts, weights)[0]
         else:
@@ -192,6 +280,13 @@ def nonce(rng):
                    rng.choice("a e i o u ou ai".split()) for _ in range(rng.randint(2, 3)))
     word += rng.choice(["", "", "n", "l", "x", "s", "r", "rt", "que", "nk"])
     return capital(word) if rng.random() < 0.35 else word
+
+
+def invented(rng, ends):
+    """A name that nobody bears, so that it must be copied: syllables and one of ENDS."""
+    return capital("".join(rng.choice("b c d f g j k l m n p r s t v z br cr tr pl gl st".split()) +
+                           rng.choice("a e i o u ou ai".split()) for _ in range(rng.randint(1, 2))) +
+                   rng.choice("l m n r t d v s".split()) + rng.choice(ends.split()))
 
 
 def question(text, rng, lang, mark=True):
@@ -228,32 +323,39 @@ def is_question(text, lang):
                     r"parlez|va|ga|et |en quoi|de quoi|sur|sous|te |connais|gard|suis|la |si |un |mo)", text)
 
 
+# Where the share of each kind of document ends: a bare story, a story asked for, memory, repeating, reading, one question
+# (the rest: several), and the same when most are to be questions.
+BORDERS, BRIEF_BORDERS = (0.02, 0.16, 0.22, 0.27, 0.33, 0.85), (0, 0.06, 0.08, 0.09, 0.11, 0.94)
+
+
 class Writer:
-    """Documents from one seed; rich: with the second part's ways to ask, and fewer stories; brief: mostly one question."""
+    """Documents from one seed; brief: mostly one question. names: what was drawn for the last document that must be copied where it comes again."""
 
-    def __init__(self, seed, rich=False, brief=False):
-        self.rng = random.Random(seed)
-        self.rich, self.brief = rich, brief
+    def __init__(self, seed, brief=False):
+        self.rng, self.brief = random.Random(seed), brief
+        self.names = set()
 
-    def rich_question(self, lang, topic):
+    def name(self, kind):
+        """A man's, woman's, bee's, cat's or town's name: known, or one of three times invented, so that it must be copied."""
+        rng = self.rng
+        known, ends = {"m": (MEN, "o an ic us el ard"), "f": (WOMEN, "a ine ie elle ette ise"), "bee": (BEES, "a i ou ette"),
+                       "pet": (PETS, "o ou ix in"), "town": (TOWNS, "ac ville ham ford bourg on")}[kind]
+        drawn = invented(rng, ends) if rng.random() < 0.33 else rng.choice(known)
+        self.names.add(drawn)
+        return drawn
+
+    def topic_question(self, lang, topic):
         rng, more = self.rng, MORE_TOPICS[lang][topic]
+        if topic in ("hello", "thanks", "bye") and rng.random() < 0.5:
+            return capital(expand(rng.choice(TOPICS[lang][topic]["q"]), rng, {}, False)) + rng.choice(["", "", "!", "."])
         r = rng.random()
         if more["k"] and r < 0.3:
             text = variety.frame(rng.choice(more["k"]), rng, lang, FRAMES[lang])
         else:
-            text = rng.choice(more["q"] if r < 0.65 else TOPICS[lang][topic]["q"])
+            text = rng.choice(more["q"] if more["q"] and r < 0.55 else TOPICS[lang][topic]["q"])
         text = variety.disturb(expand(text, rng, {}, False), rng, lang)
         text = question(text, rng, lang, rng.random() < 0.8)
         return rng.choice(variety.LEADS[lang]) + " " + text if rng.random() < 0.06 else text
-
-    def topic_question(self, lang, topic):
-        rng = self.rng
-        if self.rich:
-            return self.rich_question(lang, topic)
-        text = expand(rng.choice(TOPICS[lang][topic]["q"]), rng, {}, False)
-        if topic in ("hello", "thanks", "bye", "how_are_you"):
-            return capital(text) + rng.choice(["", "", "!", ".", "?"]) if topic != "how_are_you" else question(text, rng, lang)
-        return question(text, rng, lang, is_question(text, lang))
 
     def answer(self, lang, topic):
         rng, answers = self.rng, TOPICS[lang][topic]["a"]
@@ -264,9 +366,7 @@ class Writer:
         slots = {"country": lambda: rng.choice(COUNTRIES[lang]), "name": lambda: rng.choice(MEN + WOMEN),
                  "nonce": lambda: nonce(rng), "num": lambda: str(rng.randint(2, 10 ** rng.randint(1, 4))),
                  "year": lambda: str(rng.randint(1200, 2100))}
-        text = expand(rng.choice(UNKNOWN[lang]["q"]), rng, slots, False)
-        if self.rich:
-            text = variety.disturb(text, rng, lang)
+        text = variety.disturb(expand(rng.choice(UNKNOWN[lang]["q"]), rng, slots, False), rng, lang)
         answers = UNKNOWN[lang]["a"]
         reply = expand(rng.choices(answers, [0.75, 0.25])[0], rng, {}, True)
         return question(text, rng, lang, is_question(text, lang)), reply
@@ -274,25 +374,28 @@ class Writer:
     def story_slots(self, lang):
         rng = self.rng
         gender = rng.choice("mf")
-        slots = {"h": gender, "f": "f" if gender == "m" else "m"}
-        slots["hero"] = rng.choice(MEN if gender == "m" else WOMEN)
-        slots["friend"] = rng.choice(WOMEN if gender == "m" else MEN)
-        slots["bee"] = rng.choice(BEES)
-        slots["town"] = rng.choice(TOWNS)
+        friend = "f" if gender == "m" else "m"
+        slots = {"h": gender, "f": friend, "hero": self.name(gender), "friend": self.name(friend), "bee": self.name("bee"),
+                 "pet": self.name("pet"), "town": self.name("town")}
         slots["animal"], slots["animal_the"] = rng.choice(ANIMALS[lang])
         slots["flower"] = rng.choice(FLOWERS[lang])
         slots["veg"] = rng.choice(VEGETABLES[lang])
         slots["bookstory"] = rng.choice(BOOKS[lang])
+        slots["grain"] = rng.choice(GRAINS[lang])
+        music, music2 = rng.sample(MUSIC[lang], 2)
         if lang == "en":
             slots["place"] = rng.choice(PLACES[lang])
             slots["season"], slots["weather"] = rng.choice(SEASONS), rng.choice(WEATHER)
             slots["veg_leaf"] = "green leaves"
+            slots.update(hide=rng.choice(HIDES[lang]), music=music, music2=music2)
             thing, other = rng.sample(OBJECTS[lang], 2)
             slots.update(object=thing[0], object_a="a " + thing[0], object_the="the " + thing[0], object2=other[0])
             tool = rng.choice(TOOLS[lang])
             slots.update(tool_a=tool, tool_the="the" + tool[1:])
         else:
             slots["place"], slots["place_de"] = rng.choice(PLACES[lang])
+            slots["hide"], slots["hide_my"] = rng.choice(HIDES[lang])
+            slots.update(music_de=music[0], music_the=music[1], music2_the=music2[1], music2=music2[2])
             thing = rng.choice(OBJECTS[lang])
             article = "la " if thing[1] == "f" else "le "
             slots.update(o=thing[1], object_a=("une " if thing[1] == "f" else "un ") + thing[0],
@@ -300,33 +403,97 @@ class Writer:
             slots["tool_de"], slots["tool_the"] = rng.choice(TOOLS[lang])
         return slots
 
-    def story(self, lang, kind=None, slots=None):
+    def story(self, lang, kind=None, slots=None, wanted=()):
+        """WANTED: the slots that were asked for; the story tells them."""
         rng = self.rng
         kind = kind or rng.choice(list(STORIES[lang]))
         slots = slots or self.story_slots(lang)
         lines = [l for l in STORIES[lang][kind][1] if not l.startswith("?") or rng.random() < 0.5]
-        return " ".join(expand(l.lstrip("? "), rng, slots, True) for l in lines)
+        return " ".join(expand(l.lstrip("? "), rng, slots, True, wanted) for l in lines)
 
     def story_turn(self, lang):
+        return self.story_turns(lang)[0]
+
+    def story_turns(self, lang, about=0.0):
+        """A request and its story, and with the chance ABOUT a question or two on it -> [(user, assistant)]."""
         rng = self.rng
-        kinds = list(STORIES[lang])
-        if rng.random() < 0.15:
-            return question(expand(rng.choice(STORY_ANY[lang]), rng, {}, False), rng, lang, False), self.story(lang)
-        if rng.random() < 0.08:
+        r, slots, wanted = rng.random(), self.story_slots(lang), []
+        kind = rng.choice(list(STORIES[lang]))
+        if r < 0.1:
+            out = [(question(expand(rng.choice(STORY_ANY[lang]), rng, {}, False), rng, lang, False), self.story(lang, kind, slots))]
+        elif r < 0.16:
             what = expand(rng.choice(STRANGE[lang]), rng, {"nonce": lambda: nonce(rng)}, False)
             ask = expand(rng.choice(STORY_ASK[lang]).replace("{k}", what), rng, {}, False)
             kind = rng.choice(("bee", "garden"))
             lead = STRANGE_LEAD[lang].replace("{k}", STORIES[lang][kind][0][0])
-            return question(ask, rng, lang, False), lead + self.story(lang, kind)
-        kind, slots = rng.choice(kinds), self.story_slots(lang)
-        k = rng.choice(STORIES[lang][kind][0])
-        ask = expand(rng.choice(STORY_ASK[lang]).replace("{k}", k), rng, slots, False)
-        if rng.random() < 0.3:
-            named = slots["bee"] if kind == "bee" else slots["hero"]
-            link = {"en": (" named ", " called ") if kind == "bee" else (" with ", ", the hero is "),
-                    "fr": (", elle s'appelle ", " et son nom est ") if kind == "bee" else (" avec ", " et ")}[lang]
-            ask += rng.choice(link) + named
-        return question(ask, rng, lang, False), self.story(lang, kind, slots)
+            out = [(question(ask, rng, lang, False), lead + self.story(lang, kind, slots))]
+        else:
+            ask = rng.choice(STORY_ASK[lang]).replace("{k}", rng.choice(STORIES[lang][kind][0]))
+            if rng.random() < 0.75:
+                added = rng.choice(ADDED[lang][kind])
+                ask += added if added[0] == "," else " " + added
+            wanted = re.findall(r"\{(\w+)\}", ask)
+            out = [(question(expand(ask, rng, slots, False), rng, lang, False), self.story(lang, kind, slots, wanted))]
+        if rng.random() < about:
+            have = [k for k in ("hero", "bee", "pet", "town") if re.search(r"\b%s\b" % slots[k], out[0][1])]
+            asks = [x for k in have for x in ABOUT[lang][k] if kind != "computer" or "{friend}" not in x[1]]
+            for ask, reply in rng.sample(asks, min(len(asks), rng.randint(1, 2))):
+                out.append((question(expand(ask, rng, slots, False), rng, lang), expand(reply, rng, slots, False)))
+        return out
+
+    def fact(self, lang):
+        """-> what the user tells, its acknowledgement, the later question and its answer."""
+        rng = self.rng
+        told, noted, ask, reply, kinds = rng.choice(FACTS[lang])
+        kind = rng.choice(kinds).replace("_", " ")
+        if kind == "number":
+            v = str(rng.randint(2, 10 ** rng.randint(1, 5)))
+        elif kind == "word":
+            v = invented(rng, "a o i ou").lower()
+        else:
+            v = self.name("town" if "town" in kind or "village" in kind else rng.choice(("m", "f", "bee", "pet")))
+        self.names.add(v)
+        slots = {"v": v, "t": kind, "y": re.sub("^m(on|a) ", "votre ", kind)}
+        return (question(expand(told, rng, slots, False), rng, lang, False), expand(noted, rng, slots, False),
+                question(expand(ask, rng, slots, False), rng, lang), expand(reply, rng, slots, False))
+
+    def memory(self, lang):
+        """The user tells one to three things, may speak of something else, and asks for them."""
+        rng, facts, seen = self.rng, [], set()
+        for _ in range(rng.randint(1, 3)):
+            fact = self.fact(lang)
+            if fact[3].rsplit(" ", 1)[0] not in seen:       # one of a sort, or the question would have two answers
+                facts.append(fact)
+                seen.add(fact[3].rsplit(" ", 1)[0])
+        out = [(told, noted) for told, noted, _, _ in facts]
+        if rng.random() < 0.4:
+            out += self.turns(lang, 1)
+        rng.shuffle(facts)
+        return out + [(ask, reply) for _, _, ask, reply in facts]
+
+    def repeat(self, lang):
+        rng = self.rng
+        words = [rng.choice((nonce(rng), self.name(rng.choice(("m", "f", "town"))), str(rng.randint(1, 999))))
+                 for _ in range(rng.randint(1, 6))]
+        self.names.update(words)
+        text = " ".join(words)
+        return [(rng.choice(REPEAT[lang]).replace("{v}", text), text)]
+
+    def reading(self, lang):
+        """One or two sentences on who lends what to whom, and a question on one of them."""
+        rng, (sentence, asks) = self.rng, READ[lang]
+        names = list(dict.fromkeys(self.name(rng.choice("mf")) for _ in range(8)))[:4]
+        names += ["Paul", "Marie", "Hugo", "Nora"][len(names):]
+        things = rng.sample(LENT[lang], 2)
+        facts = [dict(a=names[2 * i], b=names[2 * i + 1], x=things[i]) for i in range(rng.choice((1, 2, 2)))]
+        said = " ".join(expand(sentence, rng, f, False) for f in facts)
+        out = []
+        for n in range(rng.choice((1, 1, 2))):
+            slots = rng.choice(facts)
+            ask, reply = rng.choice(asks)
+            ask = capital(expand(ask, rng, slots, False)) + (" ?" if lang == "fr" else "?")
+            out.append((ask if n else said + " " + ask, expand(reply, rng, slots, False)))
+        return out
 
     def turns(self, lang, count):
         """A conversation of COUNT exchanges as [(user, assistant)]."""
@@ -340,15 +507,15 @@ class Writer:
             if topic and TOPICS[lang][topic]["m"] and r < 0.5:
                 out.append((question(rng.choice(MORE[lang]), rng, lang, False), TOPICS[lang][topic]["m"][0]))
                 topic = None
-            elif count > 1 and not name and r < 0.06:
-                name = rng.choice(MEN + WOMEN)
+            elif count > 1 and not name and r < 0.1:
+                name = self.name(rng.choice("mf"))
                 out.append((question(expand(rng.choice(MY_NAME[lang]), rng, {"n": name}, False), rng, lang, False),
                             rng.choice(NICE[lang]).replace("{n}", name)))
-            elif r < (0.30 if name else 0.07):
+            elif r < (0.30 if name else 0.04):
                 reply = NAME_KNOWN[lang].replace("{n}", name) if name else NAME_UNKNOWN[lang]
                 out.append((question(rng.choice(ASK_NAME[lang]), rng, lang), reply))
                 topic = None
-            elif r < (0.42 if name else 0.22):
+            elif r < (0.42 if name else 0.20):
                 out.append(self.unknown(lang))
                 topic = None
             elif r > 0.95 and count > 1:
@@ -361,20 +528,28 @@ class Writer:
 
     def document(self, long=False):
         rng = self.rng
+        self.names.clear()
         lang = rng.choice(LANGS)
         r = rng.random()
-        if r < (0.02 if self.rich else 0.06):
+        bare, story, memory, repeat, reading, single = BRIEF_BORDERS if self.brief else BORDERS
+        if r < bare:
             return self.story(lang) + END
-        if r < (0.05 if self.brief else 0.10 if self.rich else 0.24):
-            turns = [self.story_turn(lang)]
+        if r < story:
+            turns = self.story_turns(lang, 0.4)
             if rng.random() < 0.2:
                 turns += self.turns(lang, 1)
-        elif r < (0.5 if long else 0.92 if self.brief else 0.75):
+        elif r < memory:
+            turns = self.memory(lang)
+        elif r < repeat:
+            turns = self.repeat(lang)
+        elif r < reading:
+            turns = self.reading(lang)
+        elif r < (0.55 if long and not self.brief else single):
             turns = self.turns(lang, 1)
         else:
             turns = self.turns(lang, rng.randint(2, 8 if long else 4))
         out = []
-        if rng.random() < 0.15:
+        if rng.random() < 0.1:
             out.append(START + "system\n" + rng.choice(SYSTEM[lang]) + END + "\n")
         for user, reply in turns:
             out.append(START + "user\n" + user + END + "\n" + START + "assistant\n" + reply + END + "\n")
@@ -382,7 +557,7 @@ class Writer:
 
 
 if __name__ == "__main__":
-    writer = Writer(int(sys.argv[1]), rich=len(sys.argv) > 3)
+    writer = Writer(int(sys.argv[1]))
     for _ in range(int(sys.argv[2])):
         print(writer.document())
         print()

@@ -11,7 +11,7 @@ EPS, ROPE_BASE, HEAD = 1e-5, 10000.0, 32
 CONFIGS = {
     #           width, layers, heads, feed-forward
     "target": dict(width=160, layers=12, heads=5, ffn=384),
-    "draft": dict(width=64, layers=4, heads=2, ffn=160),
+    "draft": dict(width=64, layers=5, heads=2, ffn=160),
 }
 CONTEXT = 512
 
@@ -19,7 +19,7 @@ CONTEXT = 512
 class Block(nn.Module):
     def __init__(self, width, heads, ffn):
         super().__init__()
-        self.heads = heads
+        self.heads, self.short = heads, False               # short: products in bfloat16, for processors that have them
         self.attn_norm, self.ffn_norm = nn.RMSNorm(width, EPS), nn.RMSNorm(width, EPS)
         self.qkv = nn.Linear(width, 3 * HEAD * heads, False)
         self.out = nn.Linear(HEAD * heads, width, False)
@@ -30,10 +30,10 @@ class Block(nn.Module):
         for w in (self.out, self.down):
             nn.init.zeros_(w.weight)
 
-    def forward(self, x, cos, sin, cache):
+    def forward(self, x, turn, cache):
         b, t, _ = x.shape
-        q, k, v = self.qkv(self.attn_norm(x)).view(b, t, 3, self.heads, HEAD).unbind(2)
-        q, k, v = rotate(q, cos, sin).transpose(1, 2), rotate(k, cos, sin).transpose(1, 2), v.transpose(1, 2)
+        q, k, v = self.times(self.qkv, self.attn_norm(x)).view(b, t, 3, self.heads, HEAD).unbind(2)
+        q, k, v = rotate(q, turn).transpose(1, 2), rotate(k, turn).transpose(1, 2), v.transpose(1, 2)
         if cache is not None:
             if cache:
                 k, v = torch.cat([cache[0], k], 2), torch.cat([cache[1], v], 2)
@@ -42,14 +42,18 @@ class Block(nn.Module):
         if k.shape[2] > t > 1:
             mask = torch.ones(t, k.shape[2], dtype=torch.bool).tril(k.shape[2] - t)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None and t > 1)
-        x = x + self.out(y.transpose(1, 2).reshape(b, t, -1))
-        gate, up = self.gate_up(self.ffn_norm(x)).chunk(2, -1)
-        return x + self.down(F.silu(gate) * up)
+        x = x + self.times(self.out, y.transpose(1, 2).reshape(b, t, -1))
+        gate, up = self.times(self.gate_up, self.ffn_norm(x)).chunk(2, -1)
+        return x + self.times(self.down, F.silu(gate) * up)
+
+    def times(self, layer, x):
+        return F.linear(x.bfloat16(), layer.weight.bfloat16()).float() if self.short else layer(x)
 
 
-def rotate(x, cos, sin):
-    a, b = x[..., 0::2], x[..., 1::2]
-    return torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2)
+def rotate(x, turn):
+    """Each neighbouring pair as a complex number, times turn's: one product instead of four over strides."""
+    pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * turn).flatten(-2)
 
 
 class Llama(nn.Module):
@@ -60,16 +64,14 @@ class Llama(nn.Module):
         self.blocks = nn.ModuleList(Block(width, heads, ffn) for _ in range(layers))
         self.norm = nn.RMSNorm(width, EPS)
         angle = torch.arange(CONTEXT)[:, None] * ROPE_BASE ** (-torch.arange(0, HEAD, 2) / HEAD)
-        self.register_buffer("cos", angle.cos()[:, None], persistent=False)
-        self.register_buffer("sin", angle.sin()[:, None], persistent=False)
+        self.register_buffer("turn", torch.polar(torch.ones_like(angle), angle)[:, None], persistent=False)
 
     def forward(self, ids, caches=None):
         """ids (batch, time) -> logits (batch, time, vocab); caches: a list of lists, one a layer, to go on from."""
         start = caches[0][0].shape[2] if caches and caches[0] else 0
-        cos, sin = self.cos[start:start + ids.shape[1]], self.sin[start:start + ids.shape[1]]
-        x = self.embed(ids)
+        turn, x = self.turn[start:start + ids.shape[1]], self.embed(ids)
         for i, block in enumerate(self.blocks):
-            x = block(x, cos, sin, None if caches is None else caches[i])
+            x = block(x, turn, None if caches is None else caches[i])
         return self.norm(x) @ self.embed.weight.T
 
     def new_caches(self):

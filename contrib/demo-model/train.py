@@ -1,12 +1,10 @@
-"""Trains the target from nothing on the grammar's text, or the draft on the target's opinion of it.
+"""Trains the target from nothing on the grammar's text, or the draft on the same text and the target's opinion of it.
 
-    python3 train.py target|draft --dir BUILD
+    python3 train.py target|draft --dir BUILD [--scale F]
 
 Resumes from BUILD/NAME.ckpt, which is written every 50 steps. Step s always sees the same text, so that an
-interrupted run ends as an uninterrupted one does. The first part learns from the plain grammar in steps of 4,096
-tokens, the second from the grammar with varied questions in steps of 2,048, the third hears mostly the beginnings of
-answers, which weigh more: what an answer is about is decided there. Some steps have rows of the whole context (512), the
-others of 256.
+interrupted run ends as an uninterrupted one does, bit for bit on one machine. A step has 2,048 tokens; every third has
+rows of the whole context (512), the others of 256. F shortens the course, to try the whole of it in minutes.
 Hidden matrices follow Muon (K. Jordan, 2024: momentum made orthogonal by a Newton-Schulz iteration), the rest AdamW.
 """
 import argparse
@@ -22,15 +20,15 @@ import model
 from tokenizer import Tokenizer
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-SEED = {"target": 1_000_000, "draft": 2_000_000}
-PARTS = {"target": (350, 450), "draft": (0, 9999)}           # the steps where the second and the third part begin
+SEED, TOKENS = 1_000_000, 2048                                # both learn from the same text; tokens a step
 RATE, EMBED_RATE = 0.02, {"target": 0.004, "draft": 0.01}
-TEACHER_FROM = 940                                          # before this step the draft learns from the text alone
 # The rate's course: (step, factor), straight lines between.
-COURSE = {"target": ((0, 0.03), (30, 1), (349, 1), (350, 0.7), (510, 0.7), (550, 0.62), (700, 0.62), (750, 0.52),
-                     (920, 0), (930, 0.35), (1000, 0.206), (1050, 0)),
-          "draft": ((0, 0.03), (20, 1), (650, 1), (1000, 0))}
-LONG = {"target": ((828, 920), (1030, 1050)), "draft": ((900, 940),)}     # steps with rows of the whole context
+COURSE = {"target": ((0, 0.03), (30, 1), (1000, 0.7), (1300, 0.5), (1550, 0.2222), (1551, 0.4), (1750, 0.1581),
+                     (1940, 0), (1941, 0.35), (2110, 0), (2111, 0.3), (2230, 0),
+                     (2231, 0.45), (2600, 0)),
+          "draft": ((0, 0.03), (30, 1), (1000, 0.7), (1500, 0.5), (1800, 0.4), (2000, 0.3111), (2500, 0.15), (2650, 0))}
+LATE = {"target": 1550, "draft": 2500}                      # from here on mostly questions; the draft hears the teacher
+SHORT = {"target": 650, "draft": 0}                         # from this step on the blocks' products are in bfloat16
 EMA = 0.99
 WORKERS = 2                                                 # processes; each takes half of the rows
 
@@ -64,31 +62,34 @@ class Muon:
                 w.add_(orthogonal(u), alpha=-rate * max(1.0, w.shape[0] / w.shape[1]) ** 0.5)
 
 
-def shape(name, step):
-    """-> rows and their length in this step, and the part of training (data.py)."""
-    part = sum(step >= begins for begins in PARTS[name])
-    length = 512 if any(a <= step < b for a, b in LONG[name]) else 256
-    return (2048 if part else 4096) // length, length, part
+def shape(step):
+    """-> rows and their length in this step."""
+    length = 256 if step % 3 else 512
+    return TOKENS // length, length
 
 
-def course(name, step):
-    points = COURSE[name]
+def seed(step, rank):
+    """The text that a worker sees in a step; 777 and other small seeds are held out."""
+    return SEED + step * WORKERS + rank
+
+
+def course(points, step):
     for (a, x), (b, y) in zip(points, points[1:]):
         if step < b:
             return x + (y - x) * (step - a) / (b - a)
     return 0.0
 
 
-def loss_of(logits, targets, scale, total):
-    """This worker's part of the mean; total: the weights of the whole step."""
+def loss_of(logits, targets, scale):
+    """This worker's part of the step's mean."""
     each = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=data.IGNORE, reduction="none")
-    return (each * scale.flatten()).sum() / total
+    return (each * scale.flatten()).sum() / scale.sum() / WORKERS
 
 
-def distance(logits, opinion, targets, scale, total):
+def distance(logits, opinion, scale):
     """How far the draft is from the teacher's opinion (Kullback-Leibler)."""
     each = F.kl_div(F.log_softmax(logits, -1), F.log_softmax(opinion, -1), reduction="none", log_target=True).sum(-1)
-    return (each * scale * (targets != data.IGNORE)).sum() / total
+    return (each * scale).sum() / scale.sum() / WORKERS
 
 
 @torch.no_grad()
@@ -102,22 +103,32 @@ def held_out_loss(net, docs):
     return total / count
 
 
+def taught(folder, vocab, steps):
+    """The target, once it has learnt all."""
+    saved = torch.load(os.path.join(folder, "target.ckpt"))
+    if saved["step"] < steps:
+        raise SystemExit("the target is at step %d of %d: train it first, then run this again" % (saved["step"], steps))
+    net = model.build("target", vocab)
+    net.load_state_dict(saved["ema"])
+    for block in net.blocks:
+        block.short = True
+    return net
+
+
 def main():
     args = argparse.ArgumentParser()
     args.add_argument("name", choices=list(model.CONFIGS))
     args.add_argument("--dir", default=os.path.join(HERE, "build"))
+    args.add_argument("--scale", type=float, default=1.0, help="the course's length, of the whole")
     args = args.parse_args()
-    name, steps = args.name, COURSE[args.name][-1][0]
+    name, points = args.name, [(round(s * args.scale), x) for s, x in COURSE[args.name]]
+    steps, save = points[-1][0], max(1, round(50 * args.scale))
     os.makedirs(args.dir, exist_ok=True)
     torch.set_flush_denormal(True)                          # denormals cost a factor of five here
     torch.set_num_threads(1)                                # two processes, not two threads: they meet once a step
-    torch.manual_seed(SEED[name])
+    torch.manual_seed(SEED)
     tok = Tokenizer(os.path.join(HERE, "tokenizer.json"))
     net = model.build(name, len(tok.tokens))
-    teacher = None
-    if name == "draft":
-        teacher = model.build("target", len(tok.tokens))
-        teacher.load_state_dict(torch.load(os.path.join(args.dir, "target.ckpt"))["ema"])
     hidden = [p for n, p in net.named_parameters() if p.ndim == 2 and "embed" not in n]
     pieces = [3 if "qkv" in n else 2 if "gate_up" in n else 1
               for n, p in net.named_parameters() if p.ndim == 2 and "embed" not in n]
@@ -141,22 +152,23 @@ def main():
     barrier = context.Barrier(WORKERS)
     def work(rank):
         nonlocal step
-        docs, mean, seen, began = data.held_out(tok, 60), None, 0, time.time()
+        docs, mean, seen, began, teacher = data.held_out(tok, 60), None, 0, time.time(), None
         if rank == 0:
             print("%s: %d parameters, from step %d to %d" % (name, sum(p.numel() for p in params), step, steps), flush=True)
         while step < steps:
-            rows, length, part = shape(name, step)
-            rate = course(name, step)
-            ids, targets, scale = data.batch(tok, SEED[name] + step, rows, length, length == 512, part)
-            total = (scale * (targets != data.IGNORE)).sum()
-            ids, targets, scale = ids[rank::WORKERS], targets[rank::WORKERS], scale[rank::WORKERS]
+            rows, length = shape(step)
+            rate, late = course(points, step), step >= LATE[name] * args.scale
+            for block in net.blocks:
+                block.short = step >= SHORT[name] * args.scale
+            ids, targets, scale = data.batch(tok, seed(step, rank), rows // WORKERS, length, late)
             logits = net(ids)
-            loss = loss_of(logits, targets, scale, total)
+            loss = loss_of(logits, targets, scale)
             losses[rank] = loss.item()
-            if teacher and step >= TEACHER_FROM:
+            if name == "draft" and late:
+                teacher = teacher or taught(args.dir, len(tok.tokens), round(COURSE["target"][-1][0] * args.scale))
                 with torch.no_grad():
                     opinion = teacher(ids)
-                loss = 0.2 * loss + distance(logits, opinion, targets, scale, total)
+                loss = 0.2 * loss + distance(logits, opinion, scale)
             loss.backward()
             for p, g in zip(params, gradients[rank]):
                 g.copy_(p.grad)
@@ -172,7 +184,7 @@ def main():
             barrier.wait()
             net.zero_grad()
             step += 1
-            seen += rows * length
+            seen += TOKENS
             if rank:
                 continue
             for k, v in net.state_dict().items():
@@ -180,7 +192,7 @@ def main():
             mean = now if mean is None else mean + 0.05 * (now - mean)
             if step % 10 == 0:
                 print("step %d loss %.4f  %.0f tokens/s" % (step, mean, seen / (time.time() - began)), flush=True)
-            if step % 50 == 0 or step == steps:
+            if step % save == 0 or step == steps:
                 saved = {"net": net.state_dict(), "adam": adam.state_dict(), "muon": muon.momentum, "ema": ema, "step": step}
                 torch.save(saved, path + ".part")
                 os.replace(path + ".part", path)

@@ -2,12 +2,15 @@
 # train.sh: makes the demonstration models again, from nothing, and resumes where it was interrupted.
 #
 #   contrib/demo-model/train.sh [BUILD]
+#   SCALE=0.01 contrib/demo-model/train.sh [BUILD]      the same with a hundredth of the steps, to try it in minutes
 #
 # Run it in a Debian testing root (contrib/quickstart's, for one) where packages.txt is installed; BUILD (default:
-# build/ beside this script) keeps the checkpoints. README.md says how long it takes.
+# build/ beside this script) keeps the checkpoints. /proc must be mounted, or PyTorch takes its slowest kernels.
+# README.md says how long it takes.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 build=${1:-$here/build}
+scale=${SCALE:-1}
 mkdir -p "$build"
 export OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=1
 
@@ -22,10 +25,11 @@ fi
 
 cd "$here"
 [ -e tokenizer.json ] || python3 tokenizer.py train tokenizer.json
-python3 train.py target --dir "$build"
-python3 train.py draft --dir "$build"
+python3 train.py target --dir "$build" --scale "$scale"
+python3 train.py draft --dir "$build" --scale "$scale"
 python3 export.py target "$build/target.ckpt" essaim-demo.gguf
 python3 export.py draft "$build/draft.ckpt" essaim-demo-draft.gguf
+[ "$scale" = 1 ] || exit 0                              # a short course's models are not worth measuring
 
 # shellcheck disable=SC2046
 cc -O2 probe.c $(pkg-config --cflags --libs llama) -lm -o "$build/probe"
@@ -33,4 +37,6 @@ cd eval
 python3 check.py "$build/probe" ../essaim-demo.gguf
 python3 accept.py "$build/probe" ../essaim-demo.gguf ../essaim-demo-draft.gguf
 python3 stories.py "$build/probe" ../essaim-demo.gguf
+python3 coherence.py "$build/probe" ../essaim-demo.gguf
+python3 memory.py "$build/probe" ../essaim-demo.gguf
 python3 loss.py "$build/probe" ../essaim-demo.gguf ../essaim-demo-draft.gguf

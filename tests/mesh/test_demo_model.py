@@ -26,7 +26,7 @@ class DemoModel(unittest.TestCase):
                 node.wait_until_up()
                 said = subprocess.run(["essaim", "--home", node.home, "--json", "chat", "--temperature", "0"], input=b"What is a ring?", stdout=subprocess.PIPE, timeout=120)
                 self.assertEqual(said.returncode, 0, said.stdout)
-                self.assertIn("stages", json.loads(said.stdout.splitlines()[-1])["answer"])
+                self.assertIn("layers", json.loads(said.stdout.splitlines()[-1])["answer"])
                 with open(os.path.join(TOP, "contrib/demo-model/eval/greedy.tsv"), encoding="utf-8") as f:
                     lines = [line.rstrip("\n").replace("\\n", "\n").split("\t") for line in f.read().splitlines()]
                 self.assertGreaterEqual(len(lines), 9)

@@ -1,4 +1,7 @@
-"""What the grammar can say: its words, its runs of three words, and its questions. Built from the text that training saw."""
+"""What the grammar can say: its words, its runs of three words, and its questions. Built from the text that training saw.
+
+Names are drawn without end, so all of them count as one word, NAME: in the grammar's text what it drew, in a text to
+judge a capitalised word that is none of the grammar's others. Whether a name is the right one is coherence.py's affair."""
 import os
 import re
 import sys
@@ -6,6 +9,7 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import grammar
 
+NAME = "Somebody"
 WORDS = re.compile(r"[^\W_]+(?:['’.-][^\W_]+)*|[^\w\s]")
 SENTENCE = re.compile(r"[A-ZÀÂÉÈÊŒ«\"](.|\n)*[.!?»\"]$")
 MARKS = {"en": "the a is and of to it i you that for what your in are".split(),
@@ -35,14 +39,20 @@ def turns(document):
 class Lexicon:
     def __init__(self, documents=60000, seed=1):
         self.words, self.triples, self.asked = set(), set(), set()
-        plain, rich = grammar.Writer(seed), grammar.Writer(seed, rich=True)
-        for i in range(documents):
-            for role, text in turns((plain if i % 2 else rich).document()):
+        writer = grammar.Writer(seed)
+        for _ in range(documents):
+            document = writer.document()
+            drawn = re.compile(r"\b(%s)\b" % "|".join(map(re.escape, writer.names))) if writer.names else None
+            for role, text in turns(document):
                 if role == "assistant":
+                    text = drawn.sub(NAME, text) if drawn else text
                     self.words.update(words(text))
                     self.triples |= triples(text)
                 elif role == "user":
                     self.asked.add(" ".join(words(text)))
+
+    def plain(self, text):
+        return WORDS.sub(lambda m: m[0] if not m[0][0].isupper() or m[0].lower() in self.words else re.sub(r"^\w+", NAME, m[0]), text)
 
     def language(self, text):
         w = words(text.replace("'", " ").replace("’", " "))
@@ -50,7 +60,7 @@ class Lexicon:
         return max(count, key=count.get)
 
     def strange_words(self, text):
-        return [w for w in words(text) if w not in self.words]
+        return [w for w in words(self.plain(text)) if w not in self.words]
 
     def strange_triples(self, text):
-        return [t for t in triples(text) if t not in self.triples]
+        return [t for t in triples(self.plain(text)) if t not in self.triples]

@@ -1,16 +1,17 @@
 #!/usr/bin/env python3
-"""Held-out loss, in nats a token, of the shipped files and of n-gram models trained on the same text.
+"""Held-out loss, in nats a token, of the shipped files and of n-gram models counted over the same text.
 
     loss.py PROBE TARGET.gguf DRAFT.gguf
 
-Held out: 300 documents of seed 777, each alone, BOS given; all tokens, and those that the model itself would say (the
-answers and the stories: what users ask weighs little in training). The n-grams (interpolated Kneser-Ney, discount 0.75,
-orders 2 to 6) are counted over what the target saw in all its steps."""
-import collections
+Held out: 300 documents of seed 777, each alone, BOS given; all tokens, those that the model itself would say (the answers
+and the stories), and what users ask. The n-grams (interpolated Kneser-Ney, discount 0.75, orders 2 to 6) are counted over
+every token that training drew for either model, cut answers and all: no model saw a text that they did not."""
 import math
 import os
 import subprocess
 import sys
+
+import numpy
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import data
@@ -22,42 +23,62 @@ DISCOUNT, ORDERS = 0.75, 6
 
 
 class KneserNey:
-    """counts[k]: runs of k + 1 tokens; the highest order counts occurrences, lower ones the distinct left neighbours."""
+    """Runs of k tokens are numbered level by level: a run is (the number of its first k - 1 tokens) * vocab + its last
+    token, looked up in a sorted array. The highest order counts occurrences, lower ones the distinct left neighbours."""
 
-    def __init__(self, vocab, order):
-        self.vocab, self.order = vocab, order
-        self.seen = [collections.Counter() for _ in range(order)]
-
-    def learn(self, ids):
-        for k in range(self.order):
-            self.seen[k].update(zip(*(ids[i:] for i in range(k + 1))))
+    def __init__(self, vocab, text, starts):
+        """text: all tokens; starts: where documents begin, which no run crosses."""
+        self.vocab = vocab
+        since = numpy.arange(len(text)) - numpy.maximum.accumulate(numpy.where(starts, numpy.arange(len(text)), 0))
+        number, self.levels, self.tails = numpy.zeros(len(text), dtype=numpy.int64), [], []
+        for k in range(ORDERS):
+            here = since >= k                               # positions where a run of k + 1 tokens ends
+            ends = numpy.flatnonzero(here)
+            before = numpy.zeros(len(ends), dtype=numpy.int64) if k == 0 else number[ends - 1]
+            runs, inverse, counts = numpy.unique(before * vocab + text[ends], return_inverse=True, return_counts=True)
+            if k:                                           # a run of k + 1 is a left neighbour of its last k tokens
+                firsts = numpy.zeros(len(runs), dtype=numpy.int64)
+                firsts[inverse] = number[ends]
+                self.tails.append(firsts)
+            number = numpy.full(len(text), -1, dtype=numpy.int64)
+            number[ends] = inverse
+            self.levels.append((runs, counts))
 
     def finish(self, order):
-        """Totals for a model of ORDER, from runs counted once."""
-        self.levels = []
+        """Totals for a model of ORDER."""
+        self.order, self.counts = order, []
         for k in range(order):
-            if k == order - 1:
-                counts = self.seen[k]
-            else:
-                counts = collections.Counter(run[1:] for run in self.seen[k + 1])
-                for run, n in self.seen[k].items():         # what only begins a document has no left neighbour
-                    if run not in counts:
-                        counts[run] = 1
-            total, kinds = collections.Counter(), collections.Counter()
-            for run, n in counts.items():
-                total[run[:-1]] += n
-                kinds[run[:-1]] += 1
-            self.levels.append((counts, total, kinds))
+            runs, counts = self.levels[k]
+            if k < order - 1:                               # what only begins a document has no left neighbour: it counts once
+                counts = numpy.maximum(numpy.bincount(self.tails[k], minlength=len(runs)), 1)
+            heads = runs // self.vocab
+            size = int(heads.max()) + 1
+            self.counts.append((counts, numpy.bincount(heads, counts, size), numpy.bincount(heads, minlength=size)))
+
+    def find(self, run):
+        """-> the numbers of the run's beginnings, as far as they are known."""
+        out, number = [], 0
+        for k, token in enumerate(run):
+            runs, key = self.levels[k][0], number * self.vocab + token
+            number = int(numpy.searchsorted(runs, key))
+            if number == len(runs) or runs[number] != key:
+                break
+            out.append(number)
+        return out
 
     def p(self, history, token):
         p = 1.0 / self.vocab
-        for k, (counts, total, kinds) in enumerate(self.levels):
-            if k > len(history):
+        for k in range(min(len(history), self.order - 1) + 1):
+            run = list(history[len(history) - k:]) + [token]
+            known = self.find(run)
+            if len(known) < k:                              # this history was never seen
                 break
-            h = tuple(history[len(history) - k:])
-            n = total.get(h)
-            if n:
-                p = max(counts.get(h + (token,), 0) - DISCOUNT, 0) / n + DISCOUNT * kinds[h] / n * p
+            head = known[k - 1] if k else 0
+            counts, total, kinds = self.counts[k]
+            if head >= len(total) or not total[head]:
+                break
+            n = counts[known[k]] if len(known) > k else 0
+            p = max(n - DISCOUNT, 0) / total[head] + DISCOUNT * kinds[head] / total[head] * p
         return p
 
 
@@ -76,14 +97,28 @@ def answered(ids):
 
 def report(name, docs, losses):
     told = [answered(d) for d in docs]
-    every = [x for row in losses for x in row]
-    answers = [x for row, t in zip(losses, told) for x, is_answer in zip(row, t) if is_answer]
-    print("%-24s all %.4f, answers and stories only %.4f nats a token" % (name, sum(every) / len(every), sum(answers) / len(answers)), flush=True)
+    every = [(x, is_answer) for row, t in zip(losses, told) for x, is_answer in zip(row, t)]
+    answers, asked = [x for x, a in every if a], [x for x, a in every if not a]
+    print("%-26s all %.4f, answers and stories %.4f, users' part %.4f nats a token"
+          % (name, sum(x for x, _ in every) / len(every), sum(answers) / len(answers), sum(asked) / len(asked)), flush=True)
+
+
+def drawn(tok):
+    """Every token of training in order, and where documents begin."""
+    text, starts = [], []
+    steps = {(step, step >= train.LATE[name]) for name, points in train.COURSE.items() for step in range(points[-1][0])}
+    for step, late in sorted(steps):
+        rows, length = train.shape(step)
+        for rank in range(train.WORKERS):
+            stream = data.documents(tok, train.seed(step, rank), length == 512, late)
+            for ids, _ in data.pack(stream, rows // train.WORKERS, length):
+                text += ids
+                starts += [i == 0 or t == BOS for i, t in enumerate(ids)]
+    return numpy.array(text), numpy.array(starts)
 
 
 def main():
     program, target, draft = sys.argv[1:4]
-    steps = train.COURSE["target"][-1][0]
     tok = Tokenizer(os.path.join(HERE, "tokenizer.json"))
     answered.header = tok.encode("<|im_start|>assistant\n")
     docs = [d[:512] for d in data.held_out(tok)]
@@ -91,19 +126,11 @@ def main():
     for path in (target, draft):
         out = subprocess.run([program, "loss", path], input=lines, capture_output=True, text=True, check=True).stdout
         report(os.path.basename(path), docs, [[float(x) for x in line.split()] for line in out.splitlines()])
-    grams, learnt = KneserNey(len(tok.tokens), ORDERS), 0
-    for step in range(steps):
-        rows, length, part = train.shape("target", step)
-        for row in data.pack(data.documents(tok, train.SEED["target"] + step, length == 512, part), rows, length, part):
-            start = 0
-            for i in range(1, len(row) + 1):
-                if i == len(row) or row[i] == BOS:
-                    grams.learn(row[start:i])
-                    start = i
-            learnt += len(row)
+    text, starts = drawn(tok)
+    grams = KneserNey(len(tok.tokens), text, starts)
     for order in range(2, ORDERS + 1):
         grams.finish(order)
-        report("%d-gram (%.1f M tokens)" % (order, learnt / 1e6), docs,
+        report("%d-gram (%.1f M tokens)" % (order, len(text) / 1e6), docs,
                [[-math.log(grams.p(d[max(0, i - order + 1):i], d[i])) for i in range(1, len(d))] for d in docs])
 
 
