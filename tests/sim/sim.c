@@ -26,7 +26,8 @@
 #include "tests/sim/sim.h"
 
 #define SEEDS 2000
-#define SEED_SECONDS 120             /* of processor time: a world that takes longer turns in circles */
+#define CHECK_SECONDS 300            /* after which a run without --seeds begins no more of them */
+#define SEED_SECONDS 600             /* of processor time: a world that takes longer turns in circles */
 #define FAILURES_MAX 64
 
 struct sim sim;
@@ -254,7 +255,7 @@ static void report(const struct shared *shared, unsigned jobs, double seconds)
 	}
 }
 
-/* SIGINT and SIGTERM: the seeds that run are finished, and what was seen is told. */
+/* SIGINT, SIGTERM, and SIGALRM when the time is over: the seeds that run are finished, and what was seen is told. */
 static struct shared *stopping;
 
 static void on_stop(int number)
@@ -276,6 +277,7 @@ static int many(uint64_t first, uint64_t seeds, unsigned jobs, unsigned failures
 	stopping = shared;
 	signal(SIGINT, on_stop);
 	signal(SIGTERM, on_stop);
+	signal(SIGALRM, on_stop);
 	clock_gettime(CLOCK_MONOTONIC, &began);
 	for (unsigned i = 0; i < jobs; i++)
 		pids[i] = start_worker(shared, i, first + seeds);
@@ -360,8 +362,11 @@ int main(int argc, char **argv)
 	signal(SIGPROF, on_alarm);
 	make_folder();
 	atexit(remove_folder);
-	if (!one)
+	if (!one) {
+		if (seeds == SEEDS)
+			alarm(CHECK_SECONDS);
 		return many(first, seeds, jobs, failures);
+	}
 	struct totals t = {0};
 	sim_tracing_frames &= sim_tracing;
 	one_seed(seed, &t);
