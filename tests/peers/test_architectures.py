@@ -69,6 +69,9 @@ def one(path, known, scratch, layers):
             said = check(stacked(path, scratch, more))
             if said.get("splits", 0) > 1 or said.get("code", "UNSUPPORTED") != "UNSUPPORTED":
                 break
+        # A stack that libllama does not take even whole is no model (k2-horizon's values have experts where its networks have): then as it came.
+        if said.get("code") == "MODEL" and said["error"].startswith("layers [0, %d)" % more):
+            said = check(path)
         if not said["exact"]:
             return False, "NOT EXACT: " + json.dumps(said)
         return True, "exact%s, %d layers, %d splits, %d tokens, truncation %s" % (
