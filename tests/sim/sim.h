@@ -128,6 +128,7 @@ uint64_t sim_random(void);
 uint64_t sim_below(uint64_t n);                /* 0 .. n - 1; n > 0 */
 bool sim_chance(unsigned permille);
 uint64_t sim_mix(uint64_t x);
+bool story_is_large(uint64_t seed);         /* 200 nodes */
 /* node NULL: of nobody. Only with --trace. */
 void sim_trace(const struct node *node, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* An invariant does not hold: tells what, where and how to see it again; does not return. */

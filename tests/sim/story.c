@@ -54,12 +54,21 @@ static void make_model(size_t m)
 	model_id(model->id, b->files, 1);
 }
 
+static uint64_t of_100(uint64_t seed)
+{
+	return sim_mix(seed ^ 0x515) % 100;
+}
+
+bool story_is_large(uint64_t seed)
+{
+	return of_100(seed) == 0;
+}
+
 static size_t how_many(void)
 {
-	uint64_t of_100 = sim_mix(sim.seed ^ 0x515) % 100;
-	if (of_100 == 0)
+	if (story_is_large(sim.seed))
 		return 200;
-	if (of_100 < 10)
+	if (of_100(sim.seed) < 10)
 		return 9 + sim_below(32);
 	return 2 + sim_below(7);
 }
