@@ -148,7 +148,8 @@ static int take_frames(struct engine_io *io)
 	return err == -EAGAIN ? 0 : err;
 }
 
-/* 1: more may be there. 0: nothing just now. Negative: the end (ERR_CANCELLED: the other side closed). */
+/* 1: more may be there. 0: nothing just now. Negative: the end. ERR_CANCELLED: the other side closed; where it died before
+ * it had read all that we sent, the kernel calls that ECONNRESET, once everything that it said has been read. */
 static int read_some(struct engine_io *io)
 {
 	uint8_t *at = buf_reserve(&io->in, READ_BYTES);
@@ -156,7 +157,7 @@ static int read_some(struct engine_io *io)
 		return -ENOMEM;
 	ssize_t n = recv(io->fd, at, READ_BYTES, 0);
 	if (n < 0)
-		return errno == EINTR ? 1 : errno == EAGAIN || errno == EWOULDBLOCK ? 0 : -errno;
+		return errno == EINTR ? 1 : errno == EAGAIN || errno == EWOULDBLOCK ? 0 : errno == ECONNRESET ? ERR_CANCELLED : -errno;
 	if (n == 0)
 		return ERR_CANCELLED;
 	buf_grow(&io->in, (size_t)n);

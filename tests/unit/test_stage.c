@@ -392,6 +392,22 @@ static void an_engine_killed_from_outside_is_told(void **state)
 	close_bench(&b);
 }
 
+static void an_engine_killed_before_it_read_all_was_killed_and_said_no_nonsense(void **state)
+{
+	struct bench b;
+	struct stage_info info;
+	open_bench(&b, own_path, 0);
+	start(&b, model_a, 64);
+	wait_for(&b, b.state == STAGE_READY);
+	assert_int_equal(stage_info(b.stage, model_a, &info), 0);
+	kill(info.pid, SIGSTOP);
+	assert_int_equal(open_session(&b, model_a, 0), 0);         /* lies in its socket when it dies: ECONNRESET */
+	kill(info.pid, SIGKILL);
+	wait_for(&b, b.state == STAGE_FAILED);
+	assert_non_null(strstr(b.why, "was killed"));
+	close_bench(&b);
+}
+
 static void an_engine_that_dies_three_times_is_quarantined_until_cleared(void **state)
 {
 	struct bench b;
@@ -754,6 +770,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(two_models_have_an_engine_each),
 		cmocka_unit_test(a_dead_engine_is_told_and_started_anew_by_the_caller),
 		cmocka_unit_test(an_engine_killed_from_outside_is_told),
+		cmocka_unit_test(an_engine_killed_before_it_read_all_was_killed_and_said_no_nonsense),
 		cmocka_unit_test(an_engine_that_dies_three_times_is_quarantined_until_cleared),
 		cmocka_unit_test(a_quarantine_of_before_a_restart_goes_on),
 		cmocka_unit_test(a_refusal_is_no_crash),
