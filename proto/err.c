@@ -42,6 +42,7 @@ static const struct entry entries[] = {
 	{ ERR_CONFIG, "CONFIG", N_("configuration cannot be used") },
 	{ ERR_USED, "USED", N_("the invitation was used before") },
 	{ ERR_CHANGED, "CHANGED", N_("the file changed or vanished while it was in use") },
+	{ ERR_CLOCK, "CLOCK", N_("the two clocks differ by more than five minutes") },
 
 	/* The errno that people meet, in this project's case; the rest is the C library's text. */
 	{ -EACCES, "EACCES", N_("permission denied") },

@@ -33,6 +33,7 @@ enum err {
 	ERR_CONFIG = -1022,      /* a configuration that cannot be used */
 	ERR_USED = -1023,        /* an invitation that was consumed */
 	ERR_CHANGED = -1024,     /* a file changed or vanished while it was in use */
+	ERR_CLOCK = -1025,       /* the clocks of two nodes differ by more than they may */
 };
 
 /* A short lower-case sentence without a full stop, for any number above, errno or UV_E*; never NULL. */

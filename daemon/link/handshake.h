@@ -8,6 +8,7 @@
 #include "daemon/link/link.h"
 
 #define HANDSHAKE_CARD_MAX 4096
+#define HANDSHAKE_REFUSAL 16
 
 struct handshake_payload {
 	enum link_kind kind;               /* message 1 only */
@@ -20,6 +21,10 @@ struct handshake_payload {
 
 int handshake_encode(struct buf *out, const struct handshake_payload *p, bool first);
 int handshake_decode(const uint8_t *bytes, size_t n, bool first, struct handshake_payload *out);
+
+/* In place of message 2: why there is none, as an error. Nothing proves who says so. decode: 0 unless it is one. */
+void handshake_refusal_encode(uint8_t out[HANDSHAKE_REFUSAL], int err);
+int handshake_refusal_decode(const uint8_t *message, size_t n);
 
 /* A fresh channel with this network's prologue; remote NULL: responder. The ephemeral key is the caller's randomness. */
 int handshake_channel(struct channel *c, const char *network, const uint8_t link_secret[CHANNEL_KEY],

@@ -6,6 +6,7 @@
  *
  * SPDX-License-Identifier: AGPL-3.0-or-later */
 #include <assert.h>
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -96,6 +97,13 @@ static bool can_say_goodbye(const struct link *link, int why)
 	return why != UV_EOF && why != UV_ECONNRESET && why != UV_EPIPE && why != UV_ETIMEDOUT;
 }
 
+static void linger(struct link *link)
+{
+	link->state = LINK_LINGERING;
+	uv_timer_start(&link->timer, link_on_timer, LINGER_MS, 0);
+	link_flush_soon(link);
+}
+
 static void say_goodbye(struct link *link, int why)
 {
 	struct buf head;
@@ -111,9 +119,7 @@ static void say_goodbye(struct link *link, int why)
 	if (why)                                   /* a frame that was begun ends the stream without a BYE */
 		link_queue_clear(link);
 	buf_release(&head);
-	link->state = LINK_LINGERING;
-	uv_timer_start(&link->timer, link_on_timer, LINGER_MS, 0);
-	link_flush_soon(link);
+	linger(link);
 }
 
 void link_fail(struct link *link, int why, const char *format, ...)
@@ -132,6 +138,8 @@ void link_fail(struct link *link, int why, const char *format, ...)
 	va_end(args);
 	if (can_say_goodbye(link, why))
 		say_goodbye(link, why);
+	else if (link->refused)
+		linger(link);
 	else
 		link_destroy(link);
 }
@@ -232,7 +240,7 @@ void link_on_timer(uv_timer_t *timer)
 	case LINK_WAIT_1:
 	case LINK_WAIT_2:
 	case LINK_WAIT_FIRST:
-		link_fail(link, UV_ETIMEDOUT, "%s did not finish the handshake within %d s", link->address, HANDSHAKE_MS / 1000);
+		link_fail(link, link->dialled ? -ETIME : UV_ETIMEDOUT, "%s did not finish the handshake within %d s", link->address, HANDSHAKE_MS / 1000);
 		break;
 	case LINK_UP:
 		tick_up(link);

@@ -43,14 +43,17 @@ struct link_peer {                         /* what the handshake proved and what
 };
 
 struct link_events {
-	/* Responder, message 1 read: 0 to go on (psk preset to zeros; fill it for an invitation), or an error to drop
-	 * the connection without a word. Must reserve nothing: message 1 can be replayed. */
+	/* Responder, message 1 read: 0 to go on (psk preset to zeros; fill it for an invitation), or an error, which the
+	 * other side is told. Must reserve nothing: message 1 can be replayed. */
 	int (*admit)(void *owner, const struct link_peer *peer, uint8_t psk[CHANNEL_KEY]);
 	/* Both: the first valid transport message of the other side is there. user pointer: link_set_user(). */
 	void (*on_up)(void *owner, struct link *link, const struct link_peer *peer);
 	void (*on_frame)(void *owner, struct link *link, const struct frame *frame);
 	void (*on_drain)(void *owner, struct link *link);
-	/* Also for accepted links that never came up (link_user() is NULL then). The link is freed when it returns. */
+	/* why, of a link that was dialled and did not come up: UV_ECONNREFUSED and others of connect(2); UV_ETIMEDOUT: no connection; -ETIME:
+	 * connected, then silence; UV_EOF, UV_ECONNRESET: connected, then closed; ERR_MALFORMED: no Essaim; ERR_CRYPTO: another key or
+	 * network; ERR_SIGNATURE: it cannot prove its key; or what it says why it refuses: ERR_USED, ERR_EXPIRED, ERR_UNKNOWN, ERR_DENIED, ...
+	 * Also for accepted links that never came up (link_user() is NULL then). The link is freed when it returns. */
 	void (*on_closed)(void *owner, struct link *link, int why, const char *detail);
 };
 

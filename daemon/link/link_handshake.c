@@ -85,6 +85,22 @@ int handshake_read_1(struct channel *c, const uint8_t *message, size_t n, struct
 	return 0;
 }
 
+static const uint8_t refusal_mark[8] = {'e', 's', 's', 'a', 'i', 'm', '/', '1'};
+
+void handshake_refusal_encode(uint8_t out[HANDSHAKE_REFUSAL], int err)
+{
+	memcpy(out, refusal_mark, sizeof refusal_mark);
+	put_u64(out + sizeof refusal_mark, (uint64_t)(int64_t)err);
+}
+
+int handshake_refusal_decode(const uint8_t *message, size_t n)
+{
+	if (n != HANDSHAKE_REFUSAL || memcmp(message, refusal_mark, sizeof refusal_mark))
+		return 0;
+	int64_t err = (int64_t)get_u64(message + sizeof refusal_mark);
+	return err < 0 && err >= -4096 ? (int)err : ERR_DENIED;
+}
+
 static uint64_t wall_seconds(const struct link *link)
 {
 	if (link->config.now)
@@ -136,6 +152,20 @@ int link_handshake_start(struct link *link)
 	return err;
 }
 
+/* Says why before the link fails. Who has an invitation learns what is wrong with it, and who means another node that it is not this one; who is merely
+ * not admitted learns nothing. */
+static void refuse(struct link *link, int err)
+{
+	struct buf message;
+	uint8_t said[HANDSHAKE_REFUSAL];
+	handshake_refusal_encode(said, err);
+	buf_init(&message, sizeof said);
+	if (!buf_append(&message, said, sizeof said))
+		link_write_raw(link, &message);
+	buf_release(&message);
+	link->refused = true;
+}
+
 static void respond(struct link *link, const uint8_t *message, size_t n)
 {
 	struct buf payload, answer;
@@ -147,12 +177,15 @@ static void respond(struct link *link, const uint8_t *message, size_t n)
 	if (!err)
 		err = handshake_read_1(&link->channel, message, n, &link->peer_payload, &link->peer);
 	if (err) {
+		refuse(link, ERR_CRYPTO);
 		link_fail(link, err, "%s began a handshake that does not verify (another network or key, or not Essaim)", link->address);
 		goto out;
 	}
 	link->kind = link->peer.kind;
 	err = link->config.events.admit ? link->config.events.admit(link->config.owner, &link->peer, psk) : ERR_DENIED;
 	if (err) {
+		if (link->peer.invited)
+			refuse(link, err);
 		link_fail(link, err, "%s was not let in: %s", link->address, err_str(err));
 		goto out;
 	}
@@ -174,13 +207,18 @@ out:
 
 static void finish(struct link *link, const uint8_t *message, size_t n)
 {
-	int err = channel_read_2(&link->channel, message, n, &link->peer_payload);
 	struct handshake_payload p;
+	int err = handshake_refusal_decode(message, n);
+	if (err) {
+		link_fail(link, err, "%s turns this node away: %s", link->address,
+			  err == ERR_CRYPTO ? "another node than expected, or of another network" : err_str(err));
+		return;
+	}
+	err = channel_read_2(&link->channel, message, n, &link->peer_payload);
 	if (!err)
 		err = handshake_decode(link->peer_payload.data, link->peer_payload.length, false, &p);
 	if (err) {
-		link_fail(link, err, "%s answers with another key than expected (a node that was set up anew, or another node behind that address)",
-			  link->address);
+		link_fail(link, ERR_SIGNATURE, "%s does not prove that it is the node expected", link->address);
 		return;
 	}
 	if (link->probe) {

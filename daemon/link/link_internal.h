@@ -69,6 +69,7 @@ struct link {
 	uint8_t psk[CHANNEL_KEY];
 	bool invited;
 	uint8_t invitation[16];
+	bool refused;                      /* responder: a refusal waits to be sent */
 
 	/* the channel and the other side */
 	struct channel channel;

@@ -549,8 +549,7 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *b)
 	const char *lost = n == UV_EOF ? "it closed" : err_str((int)n);
 	if (link->dialled && link->state <= LINK_WAIT_FIRST)
 		link_fail(link, (int)n,
-			  "%s closed the connection during the handshake: it does not admit this node, or the invitation was used or is "
-			  "too old, or its key or network is another, or the clocks differ",
+			  "%s closed the connection during the handshake: it does not admit this node, or is not Essaim",
 			  link->address);
 	else
 		link_fail(link, (int)n, "connection to %s lost: %s", link->address, lost);

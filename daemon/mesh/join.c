@@ -235,6 +235,22 @@ static void note(struct joining *j, const char *format, ...)
 	va_end(args);
 }
 
+static void note_failure(struct mesh *mesh, struct joining *j, const char *address, int why, const char *detail)
+{
+	note(j, "%s: %s", address, detail);
+	if (mesh->n_join_failures == CARD_ADDRESSES_MAX)
+		return;
+	struct mesh_join_failure *f = &mesh->join_failures[mesh->n_join_failures++];
+	text_copy(f->address, sizeof f->address, address);
+	f->why = why;
+}
+
+const struct mesh_join_failure *mesh_join_failures(const struct mesh *mesh, size_t *n)
+{
+	*n = mesh->n_join_failures;
+	return mesh->join_failures;
+}
+
 /* The callback comes from join_tick(), never from inside mesh_join() or a link's callback. */
 static void finish(struct joining *j, int err)
 {
@@ -257,7 +273,7 @@ static void dial_next(struct mesh *mesh, struct joining *j)
 		int err = link_dial(&port->link, &mesh->link_config, address, v->link_key, LINK_BULK, v->psk, v->id);
 		if (err) {
 			port_free(port);
-			note(j, "%s: %s", address, err_str(err));
+			note_failure(mesh, j, address, err, err_str(err));
 			continue;
 		}
 		link_set_user(port->link, port);
@@ -283,6 +299,7 @@ int mesh_join(struct mesh *mesh, const struct invitation *invitation, void (*don
 	j->arg = arg;
 	j->err = NOT_YET;
 	mesh->joining = j;
+	mesh->n_join_failures = 0;
 
 	const struct keys *keys = mesh->config.keys;
 	size_t n;
@@ -376,7 +393,7 @@ static void joiner_closed(struct port *port, int why, const char *detail)
 	j->port = NULL;
 	if (j->err != NOT_YET)
 		return;
-	note(j, "%s: %s", port->address, detail);
+	note_failure(mesh, j, port->address, why ? why : ERR_CANCELLED, detail);
 	/* Once asked, the invitation is used up: another address of the same node would be turned away. */
 	if (j->asked)
 		finish(j, why ? why : ERR_CANCELLED);

@@ -61,6 +61,12 @@ int mesh_reach(struct mesh *mesh, const uint8_t node[KEY_BYTES], mesh_reach_done
  * how. ERR_BUSY: another is being used. A node that joins with INVITATION_NODE takes the inviter's association over
  * afterwards (main: keys, card); both need a card that was published. */
 int mesh_join(struct mesh *mesh, const struct invitation *invitation, void (*done)(void *arg, int err, const char *detail), void *arg);
+struct mesh_join_failure {
+	char address[ADDRESS_SIZE];
+	int why;                           /* as link.h's on_closed has it; ERR_CLOCK, ERR_VERSION */
+};
+/* Which addresses of the last invitation failed; n of them. */
+const struct mesh_join_failure *mesh_join_failures(const struct mesh *mesh, size_t *n);
 
 struct mesh_peer {
 	uint8_t node[KEY_BYTES], association[KEY_BYTES];

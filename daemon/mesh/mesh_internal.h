@@ -96,6 +96,8 @@ struct mesh {
 	uint64_t expire_ms, targets_ms, clock_warned_ms;
 	uint64_t generation;               /* of trust, as of the last recheck */
 	struct joining *joining;
+	size_t n_join_failures;
+	struct mesh_join_failure join_failures[CARD_ADDRESSES_MAX];
 	struct asking *askings;
 	struct probing *probings;
 };

@@ -94,7 +94,7 @@ static int check_clock(struct mesh *mesh, const struct link_peer *peer, const ui
 			    "come by itself.",
 			    mesh_name(mesh, node, who), text);
 	}
-	return ERR_EXPIRED;
+	return ERR_CLOCK;
 }
 
 bool neighbours_clock_differs(const struct neighbour *n)

@@ -495,21 +495,33 @@ static void idle_links_stay_up_by_their_pings(void **state)
 	assert_non_null(client_end.link);
 }
 
-static void another_network_is_dropped_without_a_word(void **state)
+static void another_network_is_told_that_it_means_another_node(void **state)
 {
 	client_end.config.network = "other";
 	dial(LINK_BULK);
 	WAIT(client_end.closed && server_end.closed);
 	assert_int_equal(server_end.admitted, 0);
 	assert_int_equal(client_end.up, 0);
-	assert_non_null(strstr(client_end.detail, "closed the connection during the handshake"));
+	assert_int_equal(client_end.why, ERR_CRYPTO);
+	assert_non_null(strstr(client_end.detail, "another node than expected"));
 }
 
-static void wrong_key_is_dropped_without_a_word(void **state)
+static void a_wrong_key_is_told_that_it_means_another_node(void **state)
 {
 	assert_int_equal(link_dial(&client_end.link, &client_end.config, server_address(), client_end.public, LINK_BULK, NULL, NULL), 0);
 	WAIT(client_end.closed && server_end.closed);
 	assert_int_equal(server_end.admitted, 0);
+	assert_int_equal(client_end.why, ERR_CRYPTO);
+}
+
+static void an_invitation_that_is_no_good_is_said_to_be(void **state)
+{
+	uint8_t psk[32] = {1}, invitation[16] = "an invitation..";
+	server_end.deny = ERR_USED;
+	assert_int_equal(link_dial(&client_end.link, &client_end.config, server_address(), server_end.public, LINK_BULK, psk, invitation), 0);
+	WAIT(client_end.closed && server_end.closed);
+	assert_int_equal(client_end.why, ERR_USED);
+	assert_int_equal(client_end.up, 0);
 }
 
 static void denied_peers_learn_nothing(void **state)
@@ -546,7 +558,7 @@ static void invitation_needs_the_same_psk_on_both_sides(void **state)
 	assert_int_equal(link_dial(&client_end.link, &client_end.config, server_address(), server_end.public, LINK_BULK, psk, invitation), 0);
 	WAIT(client_end.closed == 2);
 	assert_int_equal(client_end.up, 1);
-	assert_non_null(strstr(client_end.detail, "another key than expected"));
+	assert_non_null(strstr(client_end.detail, "does not prove that it is the node expected"));
 }
 
 static void replayed_message_1_changes_nothing(void **state)
@@ -1161,8 +1173,9 @@ int main(void)
 		OVER_TCP(closing_inside_on_frame_is_safe),
 		OVER_TCP(round_trip_is_measured_soon),
 		OVER_TCP(idle_links_stay_up_by_their_pings),
-		OVER_TCP(another_network_is_dropped_without_a_word),
-		OVER_TCP(wrong_key_is_dropped_without_a_word),
+		OVER_TCP(another_network_is_told_that_it_means_another_node),
+		OVER_TCP(a_wrong_key_is_told_that_it_means_another_node),
+		OVER_TCP(an_invitation_that_is_no_good_is_said_to_be),
 		OVER_TCP(denied_peers_learn_nothing),
 		OVER_TCP(invitation_needs_the_same_psk_on_both_sides),
 		OVER_TCP(replayed_message_1_changes_nothing),

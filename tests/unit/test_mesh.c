@@ -532,7 +532,13 @@ static void each_address_that_fails_is_named(void **state)
 	assert_non_null(strstr(sites[C].joined_detail, v.addresses[0]));
 	assert_non_null(strstr(sites[C].joined_detail, "nothing listens there"));
 	assert_non_null(strstr(sites[C].joined_detail, v.addresses[1]));
-	assert_non_null(strstr(sites[C].joined_detail, "closed the connection during the handshake"));
+	assert_non_null(strstr(sites[C].joined_detail, "another node than expected"));
+	size_t n;
+	const struct mesh_join_failure *failures = mesh_join_failures(sites[C].mesh, &n);
+	assert_int_equal(n, 2);
+	assert_string_equal(failures[0].address, v.addresses[0]);
+	assert_int_equal(failures[0].why, UV_ECONNREFUSED);
+	assert_int_equal(failures[1].why, ERR_CRYPTO);
 }
 
 static void a_clock_that_is_off_is_said_to_be(void **state)
