@@ -40,6 +40,14 @@ int cli_fail(struct cli *cli, int status, const char *code, const char *remedy, 
 	return status;
 }
 
+static int cli_fail_json(int status, yyjson_val *error)
+{
+	char *json = yyjson_val_write(error, YYJSON_WRITE_ALLOW_INVALID_UNICODE, NULL);
+	printf("{\"error\":%s}\n", json ? json : "{}");
+	free(json);
+	return status;
+}
+
 static int status_of(const char *code)
 {
 	static const struct {
@@ -129,6 +137,24 @@ static int send_request(int fd, const char *command, yyjson_mut_doc *args)
 	return done == n ? 0 : -1;
 }
 
+/* The daemon's error, in the reader's language: the message, each of its details, the remedy. */
+static int refused(struct cli *cli, yyjson_val *error)
+{
+	yyjson_val *details = yyjson_obj_get(error, "details"), *detail;
+	char said[2048], remedy[2048];
+	size_t i, n;
+	int status = status_of(json_text(error, "code"));
+	if (cli->json)
+		return cli_fail_json(status, error);
+	json_said(error, "remedy", remedy, sizeof remedy);
+	cli_fail(cli, status, json_text(error, "code"), NULL, "%s", json_said(error, "message", said, sizeof said));
+	yyjson_arr_foreach(details, i, n, detail)
+		fold_print(stderr, 0, 4, "  %s", plain_text((char *)json_said(detail, "text", said, sizeof said)));
+	if (*remedy)
+		fold_print(stderr, 0, 5, "  -> %s", plain_text(remedy));
+	return status;
+}
+
 int client_call(struct cli *cli, const char *command, yyjson_mut_doc *args, client_progress *progress, void *arg, yyjson_doc **out)
 {
 	int fd = -1, status = open_socket(cli, &fd);
@@ -181,10 +207,7 @@ int client_call(struct cli *cli, const char *command, yyjson_mut_doc *args, clie
 	yyjson_val *root = yyjson_doc_get_root(*out);
 	if (json_bool(root, "ok"))
 		return 0;
-	yyjson_val *error = yyjson_obj_get(root, "error");
-	char said[2048];
-	status = cli_fail(cli, status_of(json_text(error, "code")), json_text(error, "code"), json_text(error, "remedy"), "%s",
-			  cli->json ? json_text(error, "message") : json_said(error, "message", said, sizeof said));
+	status = refused(cli, yyjson_obj_get(root, "error"));
 	yyjson_doc_free(*out);
 	*out = NULL;
 	return status;

@@ -5,6 +5,8 @@
 
 #include "cli/cli.h"
 
+#define STATE_WIDTH 11
+
 /* The findings without a daemon, the first of which is that there is none. */
 static int look_without(struct cli *cli, yyjson_doc **out)
 {
@@ -26,9 +28,9 @@ static int look_without(struct cli *cli, yyjson_doc **out)
 	first = yyjson_mut_arr_add_obj(mine, list);
 	yyjson_mut_obj_add_str(mine, first, "check", "daemon");
 	yyjson_mut_obj_add_str(mine, first, "state", "bad");
-	yyjson_mut_obj_add_strcpy(mine, first, "text", "no essaimd runs on this home, or you may not speak to it");
-	yyjson_mut_obj_add_strcpy(mine, first, "remedy", "start it (systemctl start essaimd, or essaimd --home DIR), or run this as root; its log says why it "
-							  "ended (journalctl -u essaimd)");
+	yyjson_mut_obj_add_strcpy(mine, first, "text", N_("no essaimd runs on this home, or you may not speak to it"));
+	yyjson_mut_obj_add_strcpy(mine, first, "remedy", N_("start it (systemctl start essaimd, or essaimd --home DIR), or run this as root; its log says why it "
+							     "ended (journalctl -u essaimd)"));
 	size_t i, n;
 	yyjson_arr_foreach(checks, i, n, c)
 		yyjson_mut_arr_append(list, yyjson_val_mut_copy(mine, c));
@@ -36,6 +38,19 @@ static int look_without(struct cli *cli, yyjson_doc **out)
 	yyjson_mut_doc_free(mine);
 	yyjson_doc_free(doc);
 	return 0;
+}
+
+/* What findings are about, and how bad they are. */
+static const char *const words[] = {N_("home"), N_("configuration"), N_("keys"), N_("disk"), N_("memory"), N_("ports"), N_("clock"), N_("versions"), N_("peers"),
+				    N_("node"), N_("reach"), N_("links"), N_("weights"), N_("router"), N_("daemon"), N_("skipped"), N_("warning"), N_("bad")};
+
+/* A word from the daemon; one that is not among ours is shown as it is. */
+static const char *word(const char *text)
+{
+	for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+		if (!strcmp(words[i], text))
+			return translated(text);
+	return text;
 }
 
 int command_doctor(struct cli *cli, int argc, char **argv)
@@ -55,13 +70,15 @@ int command_doctor(struct cli *cli, int argc, char **argv)
 		return ok ? EXIT_DONE : EXIT_REFUSED;
 	yyjson_arr_foreach(yyjson_obj_get(result, "checks"), i, n, c)
 	{
-		const char *state = json_text(c, "state"), *name = json_text(c, "check");
+		char said[2048];
+		const char *state = json_text(c, "state"), *name = word(json_text(c, "check"));
 		bool good = !strcmp(state, "good"), skipped = !strcmp(state, "skipped");
 		const char *on = good ? green(cli, true) : skipped ? dim(cli, true) : red(cli, true), *off = red(cli, false);
-		printf("%s%-8s%s%s%s%s: ", on, good ? "ok" : state, off, bold(cli, true), name, bold(cli, false));
-		fold_print(stdout, 8 + text_width(name) + 2, 8, "%s", json_text(c, "text"));
+		const char *how = good ? _("ok") : word(state);
+		printf("%s%s%*s%s%s%s%s: ", on, how, STATE_WIDTH - text_width(how), "", off, bold(cli, true), name, bold(cli, false));
+		fold_print(stdout, STATE_WIDTH + text_width(name) + 2, STATE_WIDTH, "%s", plain_text((char *)json_said(c, "text", said, sizeof said)));
 		if (*json_text(c, "remedy"))
-			fold_print(stdout, 0, 11, "        -> %s", json_text(c, "remedy"));
+			fold_print(stdout, 0, STATE_WIDTH + 3, "%*s-> %s", STATE_WIDTH, "", plain_text((char *)json_said(c, "remedy", said, sizeof said)));
 	}
 	printf("\n%s\n", ok ? _("Nothing is wrong.") : _("Something is wrong: what to do stands behind each arrow."));
 	yyjson_doc_free(doc);

@@ -102,6 +102,9 @@ static void print_status(struct cli *cli, yyjson_val *s)
 	snprintf(line, sizeof line, _("links %llu, HTTP %s:%llu, weights %llu"), (unsigned long long)json_uint(ports, "link"), json_text(s, "http_host"),
 		 (unsigned long long)json_uint(ports, "http"), (unsigned long long)json_uint(ports, "torrent"));
 	field(cli, _("ports"), line);
+	o = yyjson_obj_get(s, "mapping");
+	if (o && strcmp(json_text(o, "state"), "off"))
+		field(cli, _("router"), json_said(o, "text", said, sizeof said));
 	snprintf(line, sizeof line, _("%s, %s of it placed%s%s%s"), bytes_text(json_uint(budget, "bytes"), a), bytes_text(json_uint(budget, "used"), b),
 		 strcmp(json_text(budget, "counts"), "weights") ? "" : _(" (weights only are counted)"), strcmp(json_text(sharing, "state"), "open") ? _("; nothing just now: ") : "",
 		 strcmp(json_text(sharing, "state"), "open") ? json_said(sharing, "text", said, sizeof said) : "");
@@ -141,7 +144,7 @@ static void print_status(struct cli *cli, yyjson_val *s)
 	{
 		printf(_("\n%swarning%s: "), red(cli, true), red(cli, false));
 		fold_print(stdout, 2 + text_width(_("warning")), 2, "%s", json_said(o, "text", said, sizeof said));
-		fold_print(stdout, 0, 5, "  -> %s", translated(json_text(o, "remedy")));
+		fold_print(stdout, 0, 5, "  -> %s", json_said(o, "remedy", said, sizeof said));
 	}
 }
 

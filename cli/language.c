@@ -59,8 +59,9 @@ const char *translated(const char *text)
 
 const char *json_said(yyjson_val *object, const char *key, char *out, size_t size)
 {
-	const char *template = json_text(object, "template"), *values[TEMPLATE_VALUES_MAX];
-	yyjson_val *list = yyjson_obj_get(object, "values"), *value;
+	bool remedy = !strcmp(key, "remedy");
+	const char *template = json_text(object, remedy ? "remedy_template" : "template"), *values[TEMPLATE_VALUES_MAX];
+	yyjson_val *list = yyjson_obj_get(object, remedy ? "remedy_values" : "values"), *value;
 	size_t i, n;
 	/* A value may be a sentence of the daemon's own, an error's text for instance. */
 	yyjson_arr_foreach(list, i, n, value)

@@ -49,7 +49,7 @@ static void check_peers(struct examination *e)
 	for (size_t i = 0; i < e->n_peers; i++)
 		if (!e->peers[i].up && !e->peers[i].clock_differs)
 			doctor_add(&e->list, "peers", DOCTOR_WARNING, "ask who runs it; essaim peers shows when it was there last", "no link with %s: %s", e->peers[i].name,
-				   e->peers[i].trouble[0] ? e->peers[i].trouble : "not tried yet");
+				   e->peers[i].trouble[0] ? e->peers[i].trouble : N_("not tried yet"));
 	if (!e->n_peers)
 		doctor_add(&e->list, "peers", DOCTOR_SKIPPED, NULL, "no other node is known here yet (essaim invite --node, essaim invite --partner)");
 	else if (e->n_up)
@@ -77,20 +77,39 @@ static void check_versions(struct examination *e)
 	free(engines);
 }
 
-/* What `essaim status` warns of: records about to expire, models in trouble, the root key. */
-static void check_warnings(struct examination *e)
+/* What `essaim status` warns of: records about to expire, models in trouble, the root key. They are said already, so they go behind the findings
+ * as they are. */
+static void warnings_into(struct daemon *d, yyjson_mut_doc *doc)
 {
-	yyjson_mut_val *root, *warnings, *w;
-	yyjson_mut_doc *doc = json_object(&root);
+	yyjson_mut_val *root = yyjson_mut_doc_get_root(doc), *checks = yyjson_mut_obj_get(root, "checks"), *warnings = yyjson_mut_arr(doc), *w;
 	size_t i, n;
-	warnings = yyjson_mut_obj_add_arr(doc, root, "warnings");
-	command_warnings_into(e->daemon, doc, warnings);
+	command_warnings_into(d, doc, warnings);
 	yyjson_mut_arr_foreach(warnings, i, n, w)
-		doctor_add(&e->list, "node", yyjson_mut_get_bool(yyjson_mut_obj_get(w, "serious")) ? DOCTOR_BAD : DOCTOR_WARNING,
-			   yyjson_mut_get_str(yyjson_mut_obj_get(w, "remedy")), "%s", yyjson_mut_get_str(yyjson_mut_obj_get(w, "text")));
-	if (!n)
-		doctor_add(&e->list, "node", DOCTOR_GOOD, NULL, "its records are in force, its models are in order");
-	yyjson_mut_doc_free(doc);
+	{
+		bool serious = yyjson_mut_get_bool(yyjson_mut_obj_remove_key(w, "serious"));
+		yyjson_mut_obj_add_str(doc, w, "check", "node");
+		yyjson_mut_obj_add_str(doc, w, "state", serious ? "bad" : "warning");
+		yyjson_mut_arr_append(checks, yyjson_mut_val_mut_copy(doc, w));
+		if (serious)
+			yyjson_mut_set_bool(yyjson_mut_obj_get(root, "ok"), false);
+	}
+	if (n)
+		return;
+	w = yyjson_mut_arr_add_obj(doc, checks);
+	yyjson_mut_obj_add_str(doc, w, "check", "node");
+	yyjson_mut_obj_add_str(doc, w, "state", "good");
+	control_say(doc, w, "text", "its records are in force, its models are in order");
+	yyjson_mut_obj_add_str(doc, w, "remedy", "");
+}
+
+/* A router that fails is among the warnings. */
+static void check_mapping(struct examination *e)
+{
+	struct portmap_answer a;
+	struct daemon *d = e->daemon;
+	if (portmap_state(d->portmap, &a) == PORTMAP_MAPPED)
+		doctor_add(&e->list, "router", DOCTOR_GOOD, NULL, "the router passes ports %u and %u of %s on to this machine (%s)", mesh_port(d->mesh), store_port(d->store),
+			   a.host, a.by);
 }
 
 static void finish(struct examination *e)
@@ -99,12 +118,15 @@ static void finish(struct examination *e)
 	char observed[ADDRESS_SIZE] = "";
 	if (!d->closing && mesh_observed(d->mesh, observed))
 		observed[sizeof observed - 1] = 0;
-	doctor_reach(&e->list, e->asked, e->n_asked, observed, d->closing ? 0 : mesh_port(d->mesh), d->closing ? 0 : store_port(d->store));
+	doctor_reach(&e->list, e->asked, e->n_asked, observed, d->closing ? 0 : mesh_port(d->mesh), d->closing ? 0 : store_port(d->store), dialled_how);
 	char *text = doctor_json(&e->list);
-	yyjson_doc *doc = text ? yyjson_read(text, strlen(text), 0) : NULL;
+	yyjson_doc *read = text ? yyjson_read(text, strlen(text), 0) : NULL;
 	yyjson_mut_val *root;
-	control_done(e->request, doc ? yyjson_doc_mut_copy(doc, NULL) : json_object(&root));
-	yyjson_doc_free(doc);
+	yyjson_mut_doc *doc = read ? yyjson_doc_mut_copy(read, NULL) : json_object(&root);
+	if (read && !d->closing)
+		warnings_into(d, doc);
+	control_done(e->request, doc);
+	yyjson_doc_free(read);
 	free(text);
 	free(e);
 }
@@ -156,7 +178,7 @@ void command_doctor(void *arg, struct control_request *r, yyjson_val *args)
 	check_clocks(e);
 	check_peers(e);
 	check_versions(e);
-	check_warnings(e);
+	check_mapping(e);
 	ask_to_be_dialled(e);
 	if (!e->waiting)
 		finish(e);

@@ -132,6 +132,40 @@ static bool warn_of_its_end(const struct record *record, void *arg)
 	return true;
 }
 
+void command_mapping_into(const struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val *o, const char *key)
+{
+	struct portmap_answer a;
+	enum portmap_state state = portmap_state(d->portmap, &a);
+	unsigned link = mesh_port(d->mesh), torrent = store_port(d->store);
+	if (state == PORTMAP_OFF) {
+		control_say(doc, o, key, "the router is not asked for ports ([link] map_ports)");
+	} else if (state == PORTMAP_ASKING) {
+		control_say(doc, o, key, "the router is being asked for ports %u and %u", link, torrent);
+	} else if (state == PORTMAP_MAPPED) {
+		control_say(doc, o, key, "the router passes ports %u and %u of %s on to this machine (%s)", link, torrent, a.host, a.by);
+	} else if (a.trouble == PORTMAP_NO_ROUTER) {
+		control_say(doc, o, key, "the router does not pass ports %u and %u on: none answers to NAT-PMP or UPnP", link, torrent);
+	} else if (a.trouble == PORTMAP_TAKEN) {
+		control_say(doc, o, key, "the router does not pass port %u on: another machine has it", a.port);
+	} else if (a.trouble == PORTMAP_OFFLINE) {
+		control_say(doc, o, key, "the router does not pass ports %u and %u on: it says that it has no connection itself", link, torrent);
+	} else if (a.trouble == PORTMAP_PRIVATE) {
+		control_say(doc, o, key, "the router passes ports %u and %u on, but its own address %s is not public: another router stands before it, or the provider "
+			    "gives one address to many", link, torrent, *a.host ? a.host : "?");
+	} else {
+		control_say(doc, o, key, "the router refuses to pass port %u on (%s error %d)", a.port, a.by, a.code);
+	}
+}
+
+static const char *mapping_remedy(const struct portmap_answer *a)
+{
+	if (a->trouble == PORTMAP_TAKEN)
+		return N_("end that in the router's settings, or write other ports for [link] and [torrent] into essaim.conf here and restart");
+	if (a->trouble == PORTMAP_PRIVATE)
+		return N_("ask the provider for an IPv4 address of your own, or use IPv6; else let the other side be the one that can be reached");
+	return N_("switch NAT-PMP or UPnP on in the router's settings, or forward these TCP ports to this machine there by hand and write map_ports = no");
+}
+
 void command_warnings_into(struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val *array)
 {
 	uint64_t now = daemon_now(d);
@@ -163,6 +197,9 @@ void command_warnings_into(struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val
 		w = warning(doc, array, true, "free some space, or mend the rights of the folder; it is tried again every 30 seconds");
 		control_say(doc, w, "text", "what this node learns cannot be saved in %s/records: %s", d->home, err_str(d->save_err));
 	}
+	struct portmap_answer mapping;
+	if (portmap_state(d->portmap, &mapping) == PORTMAP_FAILED)
+		command_mapping_into(d, doc, warning(doc, array, true, mapping_remedy(&mapping)), "text");
 	warn_of_clocks(d, doc, array);
 	struct ending_agreements ending = {d, doc, array, now};
 	trust_each(d->trust, RECORD_AGREEMENT, warn_of_its_end, &ending);
@@ -175,6 +212,15 @@ void command_warnings_into(struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val
 			    m->state == STAGE_QUARANTINED ? N_("essaim model check FILE, then essaim model clear MODEL") : N_("see essaim model list"));
 		control_say(doc, w, "text", "model %s: %s", manifest->name, m->why);
 	}
+}
+
+static void mapping_into(const struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val *o)
+{
+	static const char *const states[] = {"off", "asking", "mapped", "failed"};
+	struct portmap_answer answer;
+	yyjson_mut_obj_add_str(doc, o, "state", states[portmap_state(d->portmap, &answer)]);
+	yyjson_mut_obj_add_strcpy(doc, o, "address", d->mapped);
+	command_mapping_into(d, doc, o, "text");
 }
 
 struct saying {
@@ -264,6 +310,7 @@ void command_status(void *arg, struct control_request *r, yyjson_val *args)
 	yyjson_mut_obj_add_uint(doc, o, "http", api_port(d->api));
 	yyjson_mut_obj_add_uint(doc, o, "torrent", store_port(d->store));
 	yyjson_mut_obj_add_strcpy(doc, root, "http_host", d->config.http_listen);
+	mapping_into(d, doc, yyjson_mut_obj_add_obj(doc, root, "mapping"));
 	sharing_into(d, doc, yyjson_mut_obj_add_obj(doc, root, "sharing"));
 	yyjson_mut_obj_add_bool(doc, root, "draining", d->draining);
 	o = yyjson_mut_obj_add_obj(doc, root, "budget");

@@ -88,13 +88,70 @@ struct joining {
 	struct invitation invitation;
 };
 
+/* The failure that says most: what a node of ours said before what a wire did. */
+static const struct mesh_join_failure *telling(const struct mesh_join_failure *failures, size_t n)
+{
+	static const int order[] = {ERR_USED, ERR_EXPIRED, ERR_UNKNOWN, ERR_DENIED, ERR_CLOCK, ERR_VERSION, UV_ETIMEDOUT, UV_ECONNREFUSED};
+	for (size_t i = 0; i < sizeof order / sizeof *order; i++)
+		for (size_t k = 0; k < n; k++)
+			if (failures[k].why == order[i])
+				return &failures[k];
+	return n ? &failures[0] : NULL;
+}
+
+static void say_remedy(yyjson_mut_doc *doc, yyjson_mut_val *error, const struct mesh_join_failure *f)
+{
+	const char *port = f ? strrchr(f->address, ':') : NULL;
+	switch (f ? f->why : 0) {
+	case ERR_USED:
+	case ERR_EXPIRED:
+	case ERR_UNKNOWN:
+	case ERR_DENIED:
+		control_say(doc, error, "remedy", "ask whoever invited you for a new invitation; this one has no more use");
+		break;
+	case ERR_CLOCK:
+		control_say(doc, error, "remedy", "compare `date` on both machines; on the one that is wrong: timedatectl set-ntp true. The invitation is still good");
+		break;
+	case ERR_VERSION:
+		control_say(doc, error, "remedy", "upgrade the older of the two nodes. The invitation is still good");
+		break;
+	case UV_ECONNREFUSED:
+	case UV_ETIMEDOUT:
+	case UV_EHOSTUNREACH:
+	case UV_ENETUNREACH:
+		control_say(doc, error, "remedy", "whoever invited you sees whether essaimd runs there, lets TCP port %s in (firewall; on a router, forwards it to that "
+			    "machine: essaim doctor there says how), or invites you again with --address HOST:PORT. The invitation is still good", port ? port + 1 : "7740");
+		break;
+	default:
+		control_say(doc, error, "remedy", "ask whoever invited you whether that is the right address and port (essaim status there), and for another "
+			    "invitation with --address HOST:PORT");
+	}
+}
+
+static void refuse_joining(struct joining *j, int err, const char *detail)
+{
+	yyjson_mut_val *error, *details;
+	yyjson_mut_doc *doc = json_object(&error);
+	size_t n;
+	const struct mesh_join_failure *failures = mesh_join_failures(j->daemon->mesh, &n);
+	yyjson_mut_obj_add_str(doc, error, "code", err_name(err));
+	if (n)
+		control_say(doc, error, "message", "joining failed");
+	else
+		control_say(doc, error, "message", "joining failed: %s", detail && *detail ? detail : err_str(err));
+	say_remedy(doc, error, telling(failures, n));
+	details = yyjson_mut_obj_add_arr(doc, error, "details");
+	for (size_t i = 0; i < n; i++)
+		control_say(doc, yyjson_mut_arr_add_obj(doc, details), "text", "%s: %s", failures[i].address, dialled_how(failures[i].why));
+	control_refuse(j->request, doc);
+}
+
 static void on_joined(void *arg, int err, const char *detail)
 {
 	struct joining *j = arg;
 	struct daemon *d = j->daemon;
 	if (err) {
-		control_fail(j->request, err, "check the address and its port with whoever invited you, or ask for a new invitation", "joining failed: %s",
-			     detail && *detail ? detail : err_str(err));
+		refuse_joining(j, err, detail);
 		free(j);
 		return;
 	}

@@ -69,6 +69,10 @@ static int set_link_port(struct config *c, const char *v)
 {
 	return set_port(v, &c->link_port);
 }
+static int set_map_ports(struct config *c, const char *v)
+{
+	return set_bool(v, &c->map_ports);
+}
 static int set_addresses(struct config *c, const char *v)
 {
 	c->n_addresses = 0;
@@ -210,6 +214,7 @@ const struct config_key config_schema[] = {
 	{"link", "listen", "::", false, "address for links from other nodes; :: is every address, IPv4 and IPv6", set_link_listen},
 	{"link", "port", "7740", false, "TCP port for links; 0: any free one", set_link_port},
 	{"link", "addresses", "", true, "HOST:PORT, ...: where others reach this node; empty: its own addresses", set_addresses},
+	{"link", "map_ports", "no", true, "ask the router, by NAT-PMP or UPnP, to pass the ports for links and weights on to this machine", set_map_ports},
 	{"http", "listen", "127.0.0.1", false, "address of the OpenAI API", set_http_listen},
 	{"http", "port", "7741", false, "TCP port of the OpenAI API; 0: any free one", set_http_port},
 	{"http", "cors", "", false, "web origins that browsers may call from, comma-separated; empty: none", set_http_cors},

@@ -18,6 +18,7 @@ struct config {
 	char network[NAME_SIZE];
 	char link_listen[ADDRESS_SIZE];
 	uint16_t link_port;
+	bool map_ports;                                  /* asks the router for link_port and torrent_port */
 	size_t n_addresses;                              /* announced; empty: those of the interfaces */
 	char addresses[CARD_ADDRESSES_MAX][ADDRESS_SIZE];
 	char http_listen[ADDRESS_SIZE];

@@ -8,6 +8,7 @@
  *   residency.c     placement -> store -> stage: what this node holds and runs
  *   sharing_watch.c when it shares: opens and closes (rules: sharing.h; load: machine.h)
  *   doctor*.c       what is wrong and what to do: judgements, this machine; doctor.h
+ *   dialled.c       how an address failed, in words
  *   quarantine.c    models whose engines died again and again, over restarts
  *   views.c         read-only views for route, permission for ring, metrics
  *   views_gateway.c the same for gateway mode
@@ -26,6 +27,7 @@
 #include "daemon/ledger/ledger.h"
 #include "daemon/machine.h"
 #include "daemon/mesh/mesh.h"
+#include "daemon/portmap/portmap.h"
 #include "daemon/ring/ring.h"
 #include "daemon/route/gateway.h"
 #include "daemon/route/placement.h"
@@ -79,6 +81,7 @@ struct daemon {
 	struct gateway *gateway;
 	struct api *api;
 	struct control *control;
+	struct portmap *portmap;
 
 	uv_timer_t tick;                            /* 250 ms */
 	uv_signal_t sigterm, sigint, sighup;
@@ -99,6 +102,7 @@ struct daemon {
 	uint64_t advert_at, card_at, roster_at, save_at;     /* monotonic ms of the next */
 	uint64_t addresses_at;                      /* the next look at the machine's addresses */
 	uint8_t card_addresses[16];                 /* hash of those in the card */
+	char mapped[ADDRESS_SIZE];                  /* where the router passes on to links; "" nowhere */
 	uint64_t last_sequence;
 
 	char *last_answer;                          /* JSON of the last disclosure; figures, never text. Heap */
@@ -190,9 +194,14 @@ size_t views_neighbours(void *arg, uint8_t (*out)[KEY_BYTES], size_t max);      
 int views_link_key(void *arg, const uint8_t node[KEY_BYTES], uint8_t out[KEY_BYTES]);
 int views_permit_gateway(void *arg, const uint8_t node[KEY_BYTES], const uint8_t model[KEY_BYTES], char *detail, size_t size);
 
+/* dialled.c */
+const char *dialled_how(int why);                  /* an error as link.h's on_closed has it; 0: it answers. Marked for translation */
+
 /* command_*.c */
 extern const char command_steward_remedy[];      /* what who lacks the steward key is told to do */
 extern const struct control_command command_table[];
+/* Once: whether the router passes the ports on, and why not. */
+void command_mapping_into(const struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val *object, const char *key);
 control_handler command_doctor, command_api_key, command_status, command_pause, command_resume, command_peers, command_disclosure, command_ring;
 control_handler command_invite, command_join, command_agreement_offer, command_agreement_accept, command_agreement_revoke,
 	command_agreement_list, command_roster_list, command_roster_remove, command_steward_renew, command_steward_new,

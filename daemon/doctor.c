@@ -9,23 +9,58 @@
 
 #include "daemon/link/address.h"
 #include "proto/err.h"
+#include "proto/template.h"
 #include "proto/text.h"
 
 #define GIB (1ull << 30)
 
+static void keep_value(void *arg, const char *value)
+{
+	struct doctor_text *t = arg;
+	char *at = t->values;
+	for (size_t i = 0; i < t->n_values; i++)
+		at += strlen(at) + 1;
+	if (!text_copy(at, sizeof t->values - (size_t)(at - t->values), value))
+		t->n_values++;
+	else
+		t->format = NULL;               /* too long: it is said in English */
+}
+
+static void say(struct doctor_text *t, const char *format, va_list ap)
+{
+	va_list copy;
+	*t = (struct doctor_text){.format = format};
+	va_copy(copy, ap);
+	vsnprintf(t->text, sizeof t->text, format, copy);
+	va_end(copy);
+	t->text[text_utf8_whole(t->text, strlen(t->text))] = 0;          /* it may have been cut */
+	if (template_values(format, ap, keep_value, t))
+		t->format = NULL;
+}
+
+void doctor_remedy(struct doctor_list *list, const char *format, ...)
+{
+	va_list ap;
+	va_start(ap, format);
+	if (list->n && !list->full)
+		say(&list->checks[list->n - 1].remedy, format, ap);
+	va_end(ap);
+}
+
 void doctor_add(struct doctor_list *list, const char *name, enum doctor_state state, const char *remedy, const char *format, ...)
 {
 	va_list ap;
-	if (list->n == DOCTOR_CHECKS_MAX)
+	list->full = list->n == DOCTOR_CHECKS_MAX;
+	if (list->full)
 		return;
 	struct doctor_check *c = &list->checks[list->n++];
 	c->name = name;
 	c->state = state;
-	text_copy(c->remedy, sizeof c->remedy, remedy ? remedy : "");
 	va_start(ap, format);
-	vsnprintf(c->text, sizeof c->text, format, ap);
+	say(&c->text, format, ap);
 	va_end(ap);
-	c->text[text_utf8_whole(c->text, strlen(c->text))] = 0;          /* it may have been cut */
+	c->remedy = (struct doctor_text){.format = remedy};
+	text_copy(c->remedy.text, sizeof c->remedy.text, remedy ? remedy : "");
 }
 
 bool doctor_is_bad(const struct doctor_list *list)
@@ -34,6 +69,19 @@ bool doctor_is_bad(const struct doctor_list *list)
 		if (list->checks[i].state == DOCTOR_BAD)
 			return true;
 	return false;
+}
+
+/* As control_say() does it; this must work without a daemon, too. */
+static void text_into(yyjson_mut_doc *doc, yyjson_mut_val *o, const char *key, const char *template, const char *values, const struct doctor_text *t)
+{
+	const char *value = t->values;
+	yyjson_mut_obj_add_str(doc, o, key, t->text);
+	if (!t->format)
+		return;
+	yyjson_mut_obj_add_str(doc, o, template, t->format);
+	yyjson_mut_val *list = yyjson_mut_obj_add_arr(doc, o, values);
+	for (size_t i = 0; i < t->n_values; i++, value += strlen(value) + 1)
+		yyjson_mut_arr_add_str(doc, list, value);
 }
 
 char *doctor_json(const struct doctor_list *list)
@@ -49,8 +97,8 @@ char *doctor_json(const struct doctor_list *list)
 		yyjson_mut_val *o = yyjson_mut_arr_add_obj(doc, checks);
 		yyjson_mut_obj_add_str(doc, o, "check", c->name);
 		yyjson_mut_obj_add_str(doc, o, "state", states[c->state]);
-		yyjson_mut_obj_add_str(doc, o, "text", c->text);
-		yyjson_mut_obj_add_str(doc, o, "remedy", c->remedy);
+		text_into(doc, o, "text", "template", "values", &c->text);
+		text_into(doc, o, "remedy", "remedy_template", "remedy_values", &c->remedy);
 	}
 	char *text = yyjson_mut_write(doc, YYJSON_WRITE_ALLOW_INVALID_UNICODE, NULL);
 	yyjson_mut_doc_free(doc);
@@ -68,8 +116,7 @@ void doctor_disk(struct doctor_list *list, const char *home, uint64_t free_bytes
 	else if (free_bytes - wanted < GIB / 4)
 		doctor_add(list, "disk", DOCTOR_BAD, "make room: records and the ledger are written there, too", "%s has %s free", home, has);
 	else if (free_bytes - wanted < GIB)
-		doctor_add(list, "disk", DOCTOR_WARNING, "make room soon", "%s has %s free%s%s%s", home, has, wanted ? " and waits for " : "",
-			   wanted ? needs : "", wanted ? " of weights" : "");
+		doctor_add(list, "disk", DOCTOR_WARNING, "make room soon", "%s has %s free, and %s of weights are still to come", home, has, needs);
 	else
 		doctor_add(list, "disk", DOCTOR_GOOD, NULL, "%s has %s free", home, has);
 }
@@ -104,14 +151,15 @@ static uint64_t distance(int64_t a, int64_t b)
 
 void doctor_clocks(struct doctor_list *list, const struct doctor_clock *clocks, size_t n, int synchronized)
 {
-	static const char *const remedy = "set it by NTP: timedatectl set-ntp true";
+	static const char *const remedy = N_("set it by NTP: timedatectl set-ntp true");
 	char text[40];
 	if (!n) {
 		if (synchronized == 0)
 			doctor_add(list, "clock", DOCTOR_WARNING, remedy, "no other node to compare with, and the system says that its clock is not synchronized");
 		else
-			doctor_add(list, "clock", synchronized > 0 ? DOCTOR_GOOD : DOCTOR_SKIPPED, NULL, "no other node to compare with%s",
-				   synchronized > 0 ? "; the system says that its clock is synchronized" : "");
+			doctor_add(list, "clock", synchronized > 0 ? DOCTOR_GOOD : DOCTOR_SKIPPED, NULL,
+				   synchronized > 0 ? N_("no other node to compare with; the system says that its clock is synchronized")
+						    : N_("no other node to compare with"));
 		return;
 	}
 	struct doctor_clock *sorted = malloc(n * sizeof *sorted);
@@ -130,17 +178,19 @@ void doctor_clocks(struct doctor_list *list, const struct doctor_clock *clocks, 
 		doctor_add(list, "clock", state, NULL, "agrees with %zu of %zu other nodes", agree, n);
 	else if (n == 1)
 		doctor_add(list, "clock", state, "compare `date` here with another clock; on the machine that is wrong: timedatectl set-ntp true",
-			   "%s's clock is %s %s ours, and there is no third to say which is wrong", sorted[0].name, text, middle > 0 ? "ahead of" : "behind");
+			   middle > 0 ? N_("%s's clock is %s ahead of ours, and there is no third to say which is wrong")
+				      : N_("%s's clock is %s behind ours, and there is no third to say which is wrong"), sorted[0].name, text);
 	else
-		doctor_add(list, "clock", state, remedy, "this machine's clock is %s %s those of %zu of %zu other nodes", text,
-			   middle > 0 ? "behind" : "ahead of", agree, n);
+		doctor_add(list, "clock", state, remedy, middle > 0 ? N_("this machine's clock is %s behind those of %zu of %zu other nodes")
+								    : N_("this machine's clock is %s ahead of those of %zu of %zu other nodes"), text, agree, n);
 	for (size_t i = 0; i < n && state == DOCTOR_GOOD; i++) {
 		uint64_t other = distance(sorted[i].off, 0);
 		if (other < DOCTOR_CLOCK_WARNING_S)
 			continue;
 		text_duration(other, text, sizeof text);
-		doctor_add(list, "clock", DOCTOR_WARNING, "tell who runs it: timedatectl set-ntp true there", "%s's clock is %s %s ours and the others'",
-			   sorted[i].name, text, sorted[i].off > 0 ? "ahead of" : "behind");
+		doctor_add(list, "clock", DOCTOR_WARNING, "tell who runs it: timedatectl set-ntp true there",
+			   sorted[i].off > 0 ? N_("%s's clock is %s ahead of ours and the others'") : N_("%s's clock is %s behind ours and the others'"),
+			   sorted[i].name, text);
 	}
 	free(sorted);
 }
@@ -164,77 +214,81 @@ void doctor_versions(struct doctor_list *list, const char *own, const struct doc
 		doctor_add(list, "versions", DOCTOR_WARNING, "upgrade together: a ring joins only nodes whose engines are the same",
 			   "%zu of %zu other nodes run another engine: %s has '%s', here it is '%s'", differ, known, first->name, first->engine, own);
 	else
-		doctor_add(list, "versions", DOCTOR_GOOD, NULL, "engine %s%s", own, known ? ", as on the other nodes" : "");
+		doctor_add(list, "versions", DOCTOR_GOOD, NULL, known ? N_("engine %s, as on the other nodes") : N_("engine %s"), own);
 }
 
 /* --- reach ----------------------------------------------------------------------------------------- */
 
-/* What all who were asked say about one kind of port: its addresses, each with one word. Whether any of them answered. */
-static bool tell(const struct doctor_reached *asked, size_t n, bool weights, char *out, size_t size)
+/* Whether any who was asked reaches one kind of port; *any: somebody dialled it. */
+static bool is_reached(const struct doctor_reached *asked, size_t n, bool weights, bool *any)
 {
 	bool reached = false;
-	size_t used = 0;
-	out[0] = 0;
+	*any = false;
 	for (size_t i = 0; i < n; i++)
-		for (size_t k = 0; !asked[i].err && k < asked[i].answer.n_results; k++) {
-			const struct reach_result *r = &asked[i].answer.results[k];
-			if (r->weights != weights)
-				continue;
-			reached |= !r->code;
-			const char *how = r->code ? *r->detail && !weights ? r->detail : err_str(r->code) : "reached";
-			int m = snprintf(out + used, size - used, "%s%s from %s: %s", used ? "; " : "", r->address, asked[i].name, how);
-			if (m > 0 && (size_t)m < size - used)
-				used += (size_t)m;
-			else
-				out[used] = 0;
-		}
+		for (size_t k = 0; !asked[i].err && k < asked[i].answer.n_results; k++)
+			if (asked[i].answer.results[k].weights == weights) {
+				*any = true;
+				reached |= !asked[i].answer.results[k].code;
+			}
 	return reached;
 }
 
-static void reach_finding(struct doctor_list *list, const char *name, const char *what, bool reached, const char *said, const char *observed, uint16_t port)
+/* And each address for itself, with how it went. */
+static void tell(struct doctor_list *list, const struct doctor_reached *asked, size_t n, bool weights, const char *(*how)(int why))
 {
-	char remedy[sizeof list->checks->remedy], host[ADDRESS_HOST_SIZE] = "";
+	for (size_t i = 0; i < n; i++)
+		for (size_t k = 0; !asked[i].err && k < asked[i].answer.n_results; k++) {
+			const struct reach_result *r = &asked[i].answer.results[k];
+			if (r->weights == weights)
+				doctor_add(list, weights ? "weights" : "links", r->code ? DOCTOR_SKIPPED : DOCTOR_GOOD, NULL, "%s from %s: %s", r->address, asked[i].name,
+					   how(r->code));
+		}
+}
+
+static void reach_finding(struct doctor_list *list, bool weights, bool reached, const char *observed, uint16_t port)
+{
+	char host[ADDRESS_HOST_SIZE] = "", own[ADDRESS_SIZE];
 	uint16_t ignored;
-	int n;
 	if (reached) {
-		doctor_add(list, name, DOCTOR_GOOD, NULL, "others reach this node's port for %s (%s)", what, said);
+		doctor_add(list, "reach", DOCTOR_GOOD, NULL, weights ? N_("others reach this node's port for weights (%u)") : N_("others reach this node's port for links (%u)"), port);
 		return;
 	}
-	n = snprintf(remedy, sizeof remedy, "forward TCP port %u on the router to this machine, and let it through the firewall (ufw allow %u/tcp, or "
-		     "firewall-cmd --permanent --add-port=%u/tcp)", port, port, port);
-	if (*observed && !address_split(observed, host, &ignored))
-		snprintf(remedy + n, sizeof remedy - (size_t)n, ". Others see this node come from %s: if that is the router, write [link] addresses = "
-			 "%s%s%s:%u into essaim.conf. Where it cannot be done, nodes that this one can dial still work", host,
-			 strchr(host, ':') ? "[" : "", host, strchr(host, ':') ? "]" : "", port);
-	doctor_add(list, name, DOCTOR_BAD, remedy, "nobody reaches this node's port for %s (%s)", what, said);
+	doctor_add(list, "reach", DOCTOR_BAD, NULL, weights ? N_("nobody reaches this node's port for weights (%u)") : N_("nobody reaches this node's port for links (%u)"), port);
+	if (!weights && *observed && !address_split(observed, host, &ignored) && !address_join(host, port, own, sizeof own))
+		doctor_remedy(list, "write [link] map_ports = yes into essaim.conf, so that the router is asked; or forward TCP port %u on the router to this machine, and let it "
+			      "through the firewall (ufw allow %u/tcp). Others see this node come from %s: if that is the router, write [link] addresses = %s into "
+			      "essaim.conf. Where it cannot be done, nodes that this one can dial still work", port, port, host, own);
+	else
+		doctor_remedy(list, "write [link] map_ports = yes into essaim.conf, so that the router is asked; or forward TCP port %u on the router to this machine, and let it "
+			      "through the firewall (ufw allow %u/tcp, or firewall-cmd --permanent --add-port=%u/tcp)", port, port, port);
 }
 
 void doctor_reach(struct doctor_list *list, const struct doctor_reached *asked, size_t n, const char *observed, uint16_t link_port,
-		  uint16_t torrent_port)
+		  uint16_t torrent_port, const char *(*how)(int why))
 {
-	char said[sizeof list->checks->text - 80];
 	size_t answers = 0;
-	bool any_weights = false;
+	bool any;
 	for (size_t i = 0; i < n; i++) {
 		if (asked[i].err)
 			doctor_add(list, "reach", DOCTOR_SKIPPED, NULL, "%s does not say whether it reaches this node: %s", asked[i].name,
-				   asked[i].err == ERR_BUSY ? "it was asked a moment ago; try again in ten seconds" : err_str(asked[i].err));
+				   asked[i].err == ERR_BUSY ? N_("it was asked a moment ago; try again in ten seconds") : err_str(asked[i].err));
 		else
 			answers++;
-		for (size_t k = 0; k < asked[i].answer.n_results; k++)
-			any_weights |= asked[i].answer.results[k].weights;
 	}
 	if (!n)
 		doctor_add(list, "reach", DOCTOR_SKIPPED, NULL, "no other node is linked, so that nobody can be asked whether this one is reached");
 	if (!answers)
 		return;
-	bool reached = tell(asked, n, false, said, sizeof said);
-	if (!*said) {
+	bool reached = is_reached(asked, n, false, &any);
+	if (!any) {
 		doctor_add(list, "reach", DOCTOR_BAD, "write [link] addresses = HOST:PORT into essaim.conf", "this node's card names no address, so that nobody can dial it");
 		return;
 	}
-	reach_finding(list, "reach", "links", reached, said, observed, link_port);
-	reached = tell(asked, n, true, said, sizeof said);
-	if (any_weights)
-		reach_finding(list, "reach", "weights", reached, said, "", torrent_port);
+	reach_finding(list, false, reached, observed, link_port);
+	tell(list, asked, n, false, how);
+	reached = is_reached(asked, n, true, &any);
+	if (any) {
+		reach_finding(list, true, reached, "", torrent_port);
+		tell(list, asked, n, true, how);
+	}
 }

@@ -24,22 +24,31 @@
 
 enum doctor_state { DOCTOR_GOOD, DOCTOR_SKIPPED, DOCTOR_WARNING, DOCTOR_BAD };
 
+struct doctor_text {                       /* as it is, and as who says it in another language takes it (proto/template.h) */
+	char text[700];
+	const char *format;                /* static; NULL: no text */
+	size_t n_values;
+	char values[1000];                 /* one after the other, each with its NUL */
+};
 struct doctor_check {
 	const char *name;                  /* one word, static */
 	enum doctor_state state;
-	char text[700];
-	char remedy[700];                  /* empty when good */
+	struct doctor_text text, remedy;   /* remedy: none when good */
 };
 struct doctor_list {
 	size_t n;
+	bool full;                         /* something was left out */
 	struct doctor_check checks[DOCTOR_CHECKS_MAX];
 };
 
-/* remedy may be NULL. */
+/* remedy: without values, or NULL. Formats are marked for translation where they stand; so are values that are words of ours. */
 void doctor_add(struct doctor_list *list, const char *name, enum doctor_state state, const char *remedy, const char *format, ...)
 	__attribute__((format(printf, 5, 6)));
+/* The remedy of what was added last, with values. */
+void doctor_remedy(struct doctor_list *list, const char *format, ...) __attribute__((format(printf, 2, 3)));
 bool doctor_is_bad(const struct doctor_list *list);
-/* {"ok": no check is bad, "checks": [{"check", "state", "text", "remedy"}]} as one line; heap. */
+/* {"ok": no check is bad, "checks": [{"check", "state", "text", "remedy"}]} with templates and values beside text and remedy
+ * (doc/CONTROL.md), as one line; heap. */
 char *doctor_json(const struct doctor_list *list);
 
 /* --- judgements ------------------------------------------------------------------------------------ */
@@ -67,9 +76,9 @@ struct doctor_reached {                    /* one neighbour's answer, or why the
 	int err;
 	struct reach_answer answer;
 };
-/* observed: from where others see us come, or "". ports: ours, for the remedy. */
+/* observed: from where others see us come, or "". ports: ours, for the remedy. how: an error in words (dialled_how()). */
 void doctor_reach(struct doctor_list *list, const struct doctor_reached *asked, size_t n, const char *observed, uint16_t link_port,
-		  uint16_t torrent_port);
+		  uint16_t torrent_port, const char *(*how)(int why));
 
 /* --- this machine ---------------------------------------------------------------------------------- */
 

@@ -18,20 +18,21 @@
 
 #include "daemon/doctor.h"
 #include "proto/err.h"
+#include "proto/template.h"
 #include "proto/text.h"
 
 static bool check_home(struct doctor_list *list, const char *home, struct stat *st)
 {
-	char remedy[4200];
-	if (stat(home, st) || !S_ISDIR(st->st_mode)) {
-		snprintf(remedy, sizeof remedy, "make it with: essaim --home %s init; or name another with --home DIR", home);
-		doctor_add(list, "home", DOCTOR_BAD, remedy, "there is no home folder %s: %s", home, errno ? strerror(errno) : "not a folder");
+	int failed = stat(home, st) ? -errno : S_ISDIR(st->st_mode) ? 0 : -ENOTDIR;
+	if (failed) {
+		doctor_add(list, "home", DOCTOR_BAD, NULL, "there is no home folder %s: %s", home, err_str(failed));
+		doctor_remedy(list, "make it with: essaim --home %s init; or name another with --home DIR", home);
 		return false;
 	}
-	snprintf(remedy, sizeof remedy, "run `chmod o= %s`; or `chmod 700` to keep its group out, too", home);
-	if (st->st_mode & 007)
-		doctor_add(list, "home", DOCTOR_WARNING, remedy, "%s is open to every user of this machine", home);
-	else
+	if (st->st_mode & 007) {
+		doctor_add(list, "home", DOCTOR_WARNING, NULL, "%s is open to every user of this machine", home);
+		doctor_remedy(list, "run `chmod o= %s`; or `chmod 700` to keep its group out, too", home);
+	} else
 		doctor_add(list, "home", DOCTOR_GOOD, NULL, "%s", home);
 	return true;
 }
@@ -39,20 +40,20 @@ static bool check_home(struct doctor_list *list, const char *home, struct stat *
 static void check_key(struct doctor_list *list, const char *path, const struct stat *home, size_t *bad)
 {
 	struct stat st;
-	char remedy[4300];
 	if (lstat(path, &st))
 		return;
-	if (!S_ISREG(st.st_mode))
-		snprintf(remedy, sizeof remedy, "look what it is, and delete it: ls -l %.4200s", path);
-	else if (st.st_uid != home->st_uid && st.st_uid)
-		snprintf(remedy, sizeof remedy, "run `chown %u %.4200s`", (unsigned)home->st_uid, path);
-	else if (st.st_mode & 077)
-		snprintf(remedy, sizeof remedy, "run `chmod 600 %.4200s`, and make new keys if somebody may have read it", path);
-	else
+	if (!S_ISREG(st.st_mode)) {
+		doctor_add(list, "keys", DOCTOR_BAD, NULL, "%s is no plain file", path);
+		doctor_remedy(list, "look what it is, and delete it: ls -l %s", path);
+	} else if (st.st_uid != home->st_uid && st.st_uid) {
+		doctor_add(list, "keys", DOCTOR_BAD, NULL, "%s belongs to another user", path);
+		doctor_remedy(list, "run `chown %u %s`", (unsigned)home->st_uid, path);
+	} else if (st.st_mode & 077) {
+		doctor_add(list, "keys", DOCTOR_BAD, NULL, "%s may be read by other users of this machine", path);
+		doctor_remedy(list, "run `chmod 600 %s`, and make new keys if somebody may have read it", path);
+	} else
 		return;
 	++*bad;
-	doctor_add(list, "keys", DOCTOR_BAD, remedy, "%s %.4200s", path,
-		   !S_ISREG(st.st_mode) ? "is no plain file" : st.st_mode & 077 ? "may be read by other users of this machine" : "belongs to another user");
 }
 
 static void check_keys(struct doctor_list *list, const char *home, const struct stat *owner)
@@ -64,8 +65,9 @@ static void check_keys(struct doctor_list *list, const char *home, const struct 
 	snprintf(folder, sizeof folder, "%.4000s/keys", home);
 	DIR *dir = opendir(folder);
 	if (!dir) {
-		doctor_add(list, "keys", DOCTOR_BAD, errno == EACCES ? "run this as the user that runs essaimd, or as root" : "restore keys/ from the backup, or make a new home: essaim init",
-			   "%s: %s", folder, strerror(errno));
+		doctor_add(list, "keys", DOCTOR_BAD, errno == EACCES ? N_("run this as the user that runs essaimd, or as root")
+								      : N_("restore keys/ from the backup, or make a new home: essaim init"),
+			   "%s: %s", folder, err_str(-errno));
 		return;
 	}
 	for (struct dirent *entry; (entry = readdir(dir));) {
@@ -76,8 +78,8 @@ static void check_keys(struct doctor_list *list, const char *home, const struct 
 		check_key(list, path, owner, &bad);
 	}
 	if (!fstat(dirfd(dir), &st) && st.st_mode & 077) {
-		snprintf(path, sizeof path, "run `chmod 700 %.4000s`", folder);
-		doctor_add(list, "keys", DOCTOR_BAD, path, "%s is open to other users of this machine", folder);
+		doctor_add(list, "keys", DOCTOR_BAD, NULL, "%s is open to other users of this machine", folder);
+		doctor_remedy(list, "run `chmod 700 %s`", folder);
 		bad++;
 	}
 	closedir(dir);
@@ -143,20 +145,18 @@ static void check_ports(struct doctor_list *list, const struct config *c)
 	const struct {
 		const char *what, *key, *host;
 		uint16_t port;
-	} ports[] = {{"links", "link", c->link_listen, c->link_port}, {"HTTP", "http", c->http_listen, c->http_port}, {"weights", "torrent", c->torrent_listen, c->torrent_port}};
+	} ports[] = {{N_("links"), "link", c->link_listen, c->link_port}, {"HTTP", "http", c->http_listen, c->http_port}, {N_("weights"), "torrent", c->torrent_listen, c->torrent_port}};
 	size_t bad = 0;
 	for (size_t i = 0; i < 3; i++) {
-		char remedy[200];
 		int err = try_port(ports[i].host, ports[i].port);
 		if (!err)
 			continue;
 		bad++;
+		doctor_add(list, "ports", DOCTOR_BAD, NULL, "port %u for %s cannot be listened on at %s: %s", ports[i].port, ports[i].what, ports[i].host, err_str(err));
 		if (err == -EADDRINUSE)
-			snprintf(remedy, sizeof remedy, "`ss -ltnp 'sport = :%u'` names who has it: stop that, or write another [%s] port into essaim.conf", ports[i].port,
-				 ports[i].key);
+			doctor_remedy(list, "`ss -ltnp 'sport = :%u'` names who has it: stop that, or write another [%s] port into essaim.conf", ports[i].port, ports[i].key);
 		else
-			snprintf(remedy, sizeof remedy, "write a [%s] listen address of this machine, and a port above 1023, into essaim.conf", ports[i].key);
-		doctor_add(list, "ports", DOCTOR_BAD, remedy, "port %u for %s cannot be listened on at %s: %s", ports[i].port, ports[i].what, ports[i].host, err_str(err));
+			doctor_remedy(list, "write a [%s] listen address of this machine, and a port above 1023, into essaim.conf", ports[i].key);
 	}
 	if (!bad)
 		doctor_add(list, "ports", DOCTOR_GOOD, NULL, "links %u, HTTP %u, weights %u can be listened on", c->link_port, c->http_port, c->torrent_port);

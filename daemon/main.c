@@ -346,6 +346,32 @@ static int start_api(struct daemon *d, char *why, size_t size)
 	return api_open(&d->api, &config, why, size);
 }
 
+/* A public address that leads here goes into the card. */
+static void on_mapping(void *arg)
+{
+	struct daemon *d = arg;
+	struct portmap_answer answer;
+	enum portmap_state state = portmap_state(d->portmap, &answer);
+	d->mapped[0] = 0;
+	if (state == PORTMAP_MAPPED)
+		snprintf(d->mapped, sizeof d->mapped, "%s:%u", answer.host, mesh_port(d->mesh));
+	if (state == PORTMAP_MAPPED)
+		log_notice("the router passes %s on to this node (%s)", d->mapped, answer.by);
+	else if (state == PORTMAP_FAILED)
+		log_warning("the router passes no ports on to this node: essaim doctor says why");
+	d->addresses_at = 0;
+}
+
+static int start_portmap(struct daemon *d, char *why, size_t size)
+{
+	struct portmap_config config = {.loop = d->loop, .ports = {mesh_port(d->mesh), store_port(d->store)}, .on_change = on_mapping, .arg = d,
+					.ask = portmap_ask, .take_back = portmap_take_back};
+	int err = portmap_open(&d->portmap, &config);
+	if (err)
+		snprintf(why, size, "%s", err_str(err));
+	return err;
+}
+
 static int start_control(struct daemon *d, char *why, size_t size)
 {
 	return control_open(&d->control, d->loop, d->home, command_table, d, why, size);
@@ -407,6 +433,10 @@ static void stop_ring(struct daemon *d)
 	d->ring = NULL;
 	stop_next(d);
 }
+static void stop_portmap(struct daemon *d)
+{
+	portmap_close(d->portmap, stop_next, d);
+}
 static void stop_mesh(struct daemon *d)
 {
 	mesh_close(d->mesh, stop_next, d);
@@ -445,6 +475,7 @@ static const struct subsystem subsystems[] = {
 	{"engines", start_stage, stop_stage},
 	{"store", start_store, stop_store},
 	{"mesh", start_mesh, stop_mesh},
+	{"port mapping", start_portmap, stop_portmap},
 	{"ring", start_ring, stop_ring},
 	{"route", start_route, stop_route},
 	{"gateway", start_gateway, stop_gateway},
@@ -512,6 +543,7 @@ static void on_reload_signal(uv_signal_t *handle, int number)
 	struct config *c = &d->config;
 	c->n_addresses = fresh.n_addresses;
 	memcpy(c->addresses, fresh.addresses, sizeof c->addresses);
+	c->map_ports = fresh.map_ports;
 	c->share_memory = fresh.share_memory;
 	c->share_home = fresh.share_home;
 	c->sharing = fresh.sharing;
@@ -545,6 +577,7 @@ static void on_tick(uv_timer_t *timer)
 	ring_tick(d->ring);
 	route_tick(d->route);
 	gateway_tick(d->gateway);
+	portmap_tick(d->portmap, d->config.map_ports && !d->draining, daemon_ms(d));
 }
 
 static int start_signals(struct daemon *d)

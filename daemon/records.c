@@ -83,17 +83,19 @@ void records_changed(struct daemon *d)
 	residency_refresh(d);
 }
 
-/* Addresses for the card: the configured ones, or those of the interfaces that are up. Loopback counts only when the daemon listens on
- * nothing else. */
+/* Addresses for the card: the router's, where it passes on; then the configured ones, or those of the interfaces that are up. Loopback
+ * counts only when the daemon listens on nothing else. */
 static void own_addresses(struct daemon *d, struct card_body *card)
 {
 	uint16_t port = mesh_port(d->mesh);
 	const struct config *c = &d->config;
-	if (c->n_addresses) {
-		card->n_addresses = c->n_addresses;
-		memcpy(card->addresses, c->addresses, sizeof card->addresses);
+	if (d->mapped[0])
+		text_copy(card->addresses[card->n_addresses++], ADDRESS_SIZE, d->mapped);
+	for (size_t i = 0; i < c->n_addresses && card->n_addresses < CARD_ADDRESSES_MAX; i++)
+		if (strcmp(c->addresses[i], d->mapped))
+			text_copy(card->addresses[card->n_addresses++], ADDRESS_SIZE, c->addresses[i]);
+	if (c->n_addresses)
 		return;
-	}
 	bool any = !strcmp(c->link_listen, "::") || !strcmp(c->link_listen, "0.0.0.0");
 	if (!any) {
 		snprintf(card->addresses[card->n_addresses++], ADDRESS_SIZE, strchr(c->link_listen, ':') ? "[%s]:%u" : "%s:%u",

@@ -14,12 +14,13 @@ rules='
 proto
 engine          proto
 cli             proto
-daemon          proto daemon/api daemon/control daemon/route daemon/ring daemon/stage daemon/link daemon/mesh daemon/trust daemon/store daemon/ledger
+daemon          proto daemon/api daemon/control daemon/route daemon/ring daemon/stage daemon/link daemon/mesh daemon/trust daemon/store daemon/ledger daemon/portmap
 daemon/link     proto
 daemon/stage    proto
 daemon/trust    proto
 daemon/store    proto
 daemon/ledger   proto
+daemon/portmap  proto
 daemon/mesh     proto daemon/link daemon/trust
 daemon/ring     proto daemon/link daemon/stage
 daemon/route    proto daemon/ring daemon/mesh daemon/trust daemon/store daemon/ledger
@@ -36,6 +37,8 @@ gguf*           engine
 libtorrent/*    daemon/store
 microhttpd.h    daemon/api
 sqlite3.h       daemon/ledger
+miniupnpc/*     daemon/portmap
+natpmp.h        daemon/portmap
 '
 impure='uv.h pthread.h threads.h time.h sys/time.h sys/socket.h netinet/* netdb.h arpa/* poll.h sys/epoll.h curl/*'
 
@@ -176,8 +179,8 @@ expect good daemon/ring/a.c '#  include "daemon/stage/one.h"'
 expect good daemon/route/a.h '#include "daemon/mesh/one.h"'
 expect good daemon/store/a.cpp '#include <libtorrent/session.hpp>'
 expect good engine/a.c '#include <llama.h>'
-for folder in link stage trust store ledger; do
-	for other in link stage trust store ledger mesh ring route api control; do
+for folder in link stage trust store ledger portmap; do
+	for other in link stage trust store ledger portmap mesh ring route api control; do
 		[ $folder = $other ] ||
 			expect "daemon/$folder/ may not include daemon/$other/" daemon/$folder/a.c "#include \"daemon/$other/one.h\""
 	done

@@ -151,8 +151,8 @@ static yyjson_mut_doc *wrap(const char *key, yyjson_mut_doc *inner)
 	yyjson_mut_doc *doc = yyjson_mut_doc_new(NULL);
 	yyjson_mut_val *root = yyjson_mut_obj(doc);
 	yyjson_mut_doc_set_root(doc, root);
-	if (!strcmp(key, "result"))
-		yyjson_mut_obj_add_bool(doc, root, "ok", true);
+	if (strcmp(key, "progress"))
+		yyjson_mut_obj_add_bool(doc, root, "ok", !strcmp(key, "result"));
 	yyjson_mut_obj_add_val(doc, root, key, yyjson_mut_val_mut_copy(doc, yyjson_mut_doc_get_root(inner)));
 	yyjson_mut_doc_free(inner);
 	return doc;
@@ -209,8 +209,9 @@ void control_vsay(yyjson_mut_doc *doc, yyjson_mut_val *object, const char *key, 
 	struct saying saying = {doc, yyjson_mut_arr(doc)};
 	if (template_values(format, ap, on_value, &saying))
 		return;         /* then it is said in English */
-	yyjson_mut_obj_add_strcpy(doc, object, "template", format);
-	yyjson_mut_obj_add_val(doc, object, "values", saying.values);
+	bool remedy = !strcmp(key, "remedy");
+	yyjson_mut_obj_add_strcpy(doc, object, remedy ? "remedy_template" : "template", format);
+	yyjson_mut_obj_add_val(doc, object, remedy ? "remedy_values" : "values", saying.values);
 }
 
 void control_say(yyjson_mut_doc *doc, yyjson_mut_val *object, const char *key, const char *format, ...)
@@ -221,13 +222,16 @@ void control_say(yyjson_mut_doc *doc, yyjson_mut_val *object, const char *key, c
 	va_end(ap);
 }
 
+void control_refuse(struct control_request *request, yyjson_mut_doc *error)
+{
+	finish(request, wrap("error", error));
+}
+
 void control_fail(struct control_request *request, int err, const char *remedy, const char *format, ...)
 {
 	yyjson_mut_doc *doc = yyjson_mut_doc_new(NULL);
-	yyjson_mut_val *root = yyjson_mut_obj(doc), *error = yyjson_mut_obj(doc);
-	yyjson_mut_doc_set_root(doc, root);
-	yyjson_mut_obj_add_bool(doc, root, "ok", false);
-	yyjson_mut_obj_add_val(doc, root, "error", error);
+	yyjson_mut_val *error = yyjson_mut_obj(doc);
+	yyjson_mut_doc_set_root(doc, error);
 	yyjson_mut_obj_add_str(doc, error, "code", err_name(err));
 	va_list ap;
 	va_start(ap, format);
@@ -235,7 +239,7 @@ void control_fail(struct control_request *request, int err, const char *remedy, 
 	va_end(ap);
 	if (remedy)
 		yyjson_mut_obj_add_strcpy(doc, error, "remedy", remedy);
-	finish(request, doc);
+	control_refuse(request, doc);
 }
 
 bool control_is_gone(const struct control_request *request)

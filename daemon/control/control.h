@@ -38,8 +38,11 @@ void control_progress(struct control_request *request, yyjson_mut_doc *doc);
 void control_done(struct control_request *request, yyjson_mut_doc *doc);
 void control_fail(struct control_request *request, int err, const char *remedy /* may be NULL */, const char *format, ...)
 	__attribute__((format(printf, 4, 5)));
+/* The same with an error object that the caller made: code, message (control_say()), and where it helps remedy and details, an array
+ * of objects with a text each. */
+void control_refuse(struct control_request *request, yyjson_mut_doc *error);
 /* A text for people in an object, as key (English), and as template and values for whoever says it in another language
- * (proto/template.h). One a JSON object. */
+ * (proto/template.h). One a JSON object, and one more as the key "remedy": its template and values are remedy_template, remedy_values. */
 void control_say(yyjson_mut_doc *doc, yyjson_mut_val *object, const char *key, const char *format, ...)
 	__attribute__((format(printf, 4, 5)));
 void control_vsay(yyjson_mut_doc *doc, yyjson_mut_val *object, const char *key, const char *format, va_list ap);

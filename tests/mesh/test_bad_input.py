@@ -5,6 +5,7 @@ Rules that can be tested without a daemon are tested in tests/unit; here are the
 question, whose answer must still be the same, from the same process.
 SPDX-License-Identifier: AGPL-3.0-or-later
 """
+import glob
 import json
 import os
 import random
@@ -17,6 +18,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import unittest
 
@@ -340,6 +342,129 @@ class Strangers(World):
         while len(os.listdir("/proc/%d/fd" % self.pid)) > 200 and time.monotonic() < deadline:
             time.sleep(0.2)
         self.assertLess(len(os.listdir("/proc/%d/fd" % self.pid)), 200)
+
+
+class Impostor:
+    """Something that listens on loopback and is no Essaim: behave(connection) is called for each who comes."""
+
+    def __init__(self, behave):
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.address = "127.0.0.1:%d" % self.listener.getsockname()[1]
+        self.behave, self.held = behave, []
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    def serve(self):
+        while True:
+            try:
+                connection, _ = self.listener.accept()
+                self.held.append(connection)
+                self.behave(connection)
+            except OSError:
+                return
+
+    def close(self):
+        for s in self.held + [self.listener]:
+            s.close()
+
+
+def as_a_web_server(connection):
+    connection.recv(4096)
+    connection.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+
+
+class Joining(unittest.TestCase):
+    """What `join` says of each address that does not lead to who invited.   Ruche invites, Nid joins, Autre is somebody else."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = tempfile.TemporaryDirectory(prefix="essaim-test.")
+        cls.nodes = [Node(name, cls.folder.name, "64M", SETTINGS) for name in ("Ruche", "Nid", "Autre")]
+        for node in cls.nodes:
+            node.start()
+        for node in cls.nodes:
+            node.wait_until_up()
+        cls.ruche, cls.nid, cls.autre = cls.nodes
+
+    @classmethod
+    def tearDownClass(cls):
+        for node in cls.nodes:
+            node.stop()
+        for node in cls.nodes:
+            node.reap()
+        cls.folder.cleanup()
+
+    def url(self, *addresses):
+        words = [word for address in addresses for word in ("--address", address)]
+        return self.ruche.essaim("invite", "--partner", *words)["url"]
+
+    def port(self, node, which="link"):
+        return "127.0.0.1:%d" % node.essaim("status")["ports"][which]
+
+    def impostor(self, behave):
+        found = Impostor(behave)
+        self.addCleanup(found.close)
+        return found.address
+
+    def fails(self, url, by=None):
+        """The error, and what it says of each address."""
+        error = (by or self.nid).essaim("join", url, ok=False)["error"]
+        self.assertTrue(error["remedy"])
+        return error, dict(d["text"].split(": ", 1) for d in error["details"])
+
+    def test_each_address_is_named_with_how_it_failed(self):
+        with socket.create_server(("127.0.0.1", 0)) as closed:
+            nobody = "127.0.0.1:%d" % closed.getsockname()[1]
+        web, http = self.impostor(as_a_web_server), self.port(self.ruche, "http")
+        silent, closes = self.impostor(lambda connection: None), self.impostor(lambda connection: connection.close())
+        other = self.port(self.autre)
+        error, said = self.fails(self.url(nobody, web, http, silent, closes, other))
+        self.assertEqual(list(said), [nobody, web, http, silent, closes, other])
+        self.assertIn("refused", said[nobody])
+        self.assertIn("not Essaim: another program", said[web])
+        self.assertIn("not Essaim", said[http])
+        self.assertIn("says nothing", said[silent])
+        self.assertIn("closes it without a word", said[closes])
+        self.assertIn("another node than expected", said[other])
+        self.assertIn(nobody.rsplit(":")[1], error["remedy"])
+
+    def test_addresses_that_fail_cost_the_invitation_nothing(self):
+        other = self.port(self.autre)
+        self.assertEqual(self.nid.essaim("join", self.url(other, self.port(self.ruche)))["association_name"], "Ruche")
+
+    def test_an_invitation_that_was_used_is_said_to_be_and_one_that_was_altered(self):
+        url = self.url()
+        self.nid.essaim("join", url)
+        error, said = self.fails(url, self.autre)
+        self.assertIn("used before", said[self.port(self.ruche)])
+        self.assertIn("new invitation", error["remedy"])
+        for path in os.listdir(os.path.join(self.ruche.home, "invitations")):
+            os.unlink(os.path.join(self.ruche.home, "invitations", path))
+        error, said = self.fails(url, self.autre)
+        self.assertIn("does not know this invitation", said[self.port(self.ruche)])
+
+    def test_a_clock_that_differs_is_said_and_costs_the_invitation_nothing(self):
+        library = glob.glob("/usr/lib/*/faketime/libfaketime.so.1")
+        if not library:
+            self.skipTest("libfaketime is not installed")
+        late = Node("Tard", self.folder.name, "64M", SETTINGS)
+        late.start({"LD_PRELOAD": library[0], "FAKETIME": "+1h", "FAKETIME_DONT_FAKE_MONOTONIC": "1"})
+        self.addCleanup(late.reap)
+        self.addCleanup(late.stop)
+        late.wait_until_up()
+        url = self.url()
+        error, said = self.fails(url, late)
+        self.assertIn("clock", said[self.port(self.ruche)])
+        self.assertIn("still good", error["remedy"])
+        self.nid.essaim("join", url)
+
+    def test_in_french(self):
+        other = self.port(self.autre)
+        done = subprocess.run(["essaim", "--home", self.nid.home, "join", self.url(other)], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                              env={**os.environ, "LC_ALL": "", "LANGUAGE": "", "LANG": "fr_FR.UTF-8"})
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("impossible de rejoindre", done.stderr)
+        self.assertIn("un autre nœud que celui attendu y répond", done.stderr.replace("\n", " "))
+        self.assertIn("->", done.stderr)
 
 
 def own_mounts():

@@ -3,6 +3,7 @@
 SPDX-License-Identifier: AGPL-3.0-or-later
 """
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -55,8 +56,18 @@ class Running(unittest.TestCase):
             return found if found and found[0]["state"] != "skipped" else None
         found = wait_for("an answer about reach", reached, 60)
         self.assertEqual([c["state"] for c in found], ["good", "good"], found)
-        self.assertIn("from abeille: reached" if "from abeille" in found[0]["text"] else "from Abeille: reached", found[0]["text"])
         self.assertIn("weights", found[1]["text"])
+        self.assertIn("from Abeille: it answers", wait_for("each address", lambda: findings(self.bourdon, "links"), 60)[0]["text"])
+
+    def test_it_is_all_said_in_french(self):
+        done = subprocess.run(["essaim", "--home", self.abeille.home, "doctor"], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL,
+                              env={**os.environ, "LC_ALL": "", "LANGUAGE": "", "LANG": "fr_FR.UTF-8"})
+        text = done.stdout.decode()
+        if not shutil.which("msgfmt"):
+            self.skipTest("gettext is not installed")
+        self.assertIn("la clé racine", text)
+        for english in (" the ", " free", " other ", "->  write", " links "):
+            self.assertNotIn(english, text)
 
     def test_whatever_is_not_good_says_what_to_do(self):
         for c in self.abeille.essaim("doctor", ok=False)["checks"]:

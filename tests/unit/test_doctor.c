@@ -15,6 +15,11 @@
 
 static struct doctor_list list;
 
+static const char *how(int why)
+{
+	return why ? "it does not answer" : "it answers";
+}
+
 static int set_up(void **state)
 {
 	memset(&list, 0, sizeof list);
@@ -31,8 +36,8 @@ static const struct doctor_check *only(void)
 static void bad_is(const char *part)
 {
 	assert_int_equal(only()->state, DOCTOR_BAD);
-	assert_non_null(strstr(only()->text, part));
-	assert_string_not_equal(only()->remedy, "");
+	assert_non_null(strstr(only()->text.text, part));
+	assert_string_not_equal(only()->remedy.text, "");
 	assert_true(doctor_is_bad(&list));
 }
 
@@ -77,7 +82,7 @@ static void our_clock_is_wrong_when_the_others_agree(void **state)
 	const struct doctor_clock clocks[] = {{"a", -3600}, {"b", -3598}, {"c", -3601}};
 	doctor_clocks(&list, clocks, 3, 1);
 	bad_is("ahead of those of 3 of 3");
-	assert_non_null(strstr(only()->remedy, "set-ntp"));
+	assert_non_null(strstr(only()->remedy.text, "set-ntp"));
 }
 
 static void their_clock_is_wrong_when_the_others_agree_with_us(void **state)
@@ -87,7 +92,7 @@ static void their_clock_is_wrong_when_the_others_agree_with_us(void **state)
 	assert_int_equal(list.n, 2);
 	assert_int_equal(list.checks[0].state, DOCTOR_GOOD);
 	assert_int_equal(list.checks[1].state, DOCTOR_WARNING);
-	assert_non_null(strstr(list.checks[1].text, "b's clock is"));
+	assert_non_null(strstr(list.checks[1].text.text, "b's clock is"));
 	assert_false(doctor_is_bad(&list));
 }
 
@@ -123,8 +128,8 @@ static void another_engine_is_named(void **state)
 	const struct doctor_version peers[] = {{"a", "llama 1"}, {"b", "llama 2"}, {"c", ""}};
 	doctor_versions(&list, "llama 1", peers, 3);
 	assert_int_equal(only()->state, DOCTOR_WARNING);
-	assert_non_null(strstr(only()->text, "1 of 2"));
-	assert_non_null(strstr(only()->text, "b has 'llama 2'"));
+	assert_non_null(strstr(only()->text.text, "1 of 2"));
+	assert_non_null(strstr(only()->text.text, "b has 'llama 2'"));
 	set_up(NULL);
 	doctor_versions(&list, "llama 1", peers, 1);
 	assert_int_equal(only()->state, DOCTOR_GOOD);
@@ -147,61 +152,62 @@ static struct doctor_reached from(const char *name, int link_code, int weights_c
 static void one_who_reaches_us_is_enough(void **state)
 {
 	const struct doctor_reached asked[] = {from("near", 0, 0), from("far", -ETIMEDOUT, -ETIMEDOUT)};
-	doctor_reach(&list, asked, 2, "203.0.113.9:51000", 7740, 7742);
-	assert_int_equal(list.n, 2);
+	doctor_reach(&list, asked, 2, "203.0.113.9:51000", 7740, 7742, how);
+	assert_int_equal(list.n, 6);
 	assert_int_equal(list.checks[0].state, DOCTOR_GOOD);
-	assert_int_equal(list.checks[1].state, DOCTOR_GOOD);
-	assert_non_null(strstr(list.checks[0].text, "192.168.1.5:7740 from near: reached"));
-	assert_non_null(strstr(list.checks[0].text, "from far: connection refused, by somebody"));
+	assert_string_equal(list.checks[1].text.text, "192.168.1.5:7740 from near: it answers");
+	assert_string_equal(list.checks[2].text.text, "192.168.1.5:7740 from far: it does not answer");
+	assert_int_equal(list.checks[2].state, DOCTOR_SKIPPED);
+	assert_int_equal(list.checks[3].state, DOCTOR_GOOD);
 }
 
 static void behind_a_router_the_remedy_names_port_and_address(void **state)
 {
 	const struct doctor_reached asked[] = {from("far", -ETIMEDOUT, 0)};
-	doctor_reach(&list, asked, 1, "203.0.113.9:51000", 7740, 7742);
-	assert_int_equal(list.n, 2);
+	doctor_reach(&list, asked, 1, "203.0.113.9:51000", 7740, 7742, how);
+	assert_int_equal(list.n, 4);
 	assert_int_equal(list.checks[0].state, DOCTOR_BAD);
-	assert_non_null(strstr(list.checks[0].remedy, "forward TCP port 7740"));
-	assert_non_null(strstr(list.checks[0].remedy, "addresses = 203.0.113.9:7740"));
-	assert_int_equal(list.checks[1].state, DOCTOR_GOOD);
+	assert_non_null(strstr(list.checks[0].remedy.text, "forward TCP port 7740"));
+	assert_non_null(strstr(list.checks[0].remedy.text, "addresses = 203.0.113.9:7740"));
+	assert_int_equal(list.checks[2].state, DOCTOR_GOOD);
 }
 
 static void an_observed_v6_address_is_written_with_brackets(void **state)
 {
 	const struct doctor_reached asked[] = {from("far", -ETIMEDOUT, 0)};
-	doctor_reach(&list, asked, 1, "[2001:db8::5]:51000", 7740, 7742);
-	assert_non_null(strstr(list.checks[0].remedy, "addresses = [2001:db8::5]:7740"));
+	doctor_reach(&list, asked, 1, "[2001:db8::5]:51000", 7740, 7742, how);
+	assert_non_null(strstr(list.checks[0].remedy.text, "addresses = [2001:db8::5]:7740"));
 }
 
 static void closed_weights_are_said_apart(void **state)
 {
 	const struct doctor_reached asked[] = {from("far", 0, -ECONNREFUSED)};
-	doctor_reach(&list, asked, 1, "", 7740, 7742);
+	doctor_reach(&list, asked, 1, "", 7740, 7742, how);
 	assert_int_equal(list.checks[0].state, DOCTOR_GOOD);
-	assert_int_equal(list.checks[1].state, DOCTOR_BAD);
-	assert_non_null(strstr(list.checks[1].remedy, "7742"));
+	assert_int_equal(list.checks[2].state, DOCTOR_BAD);
+	assert_non_null(strstr(list.checks[2].remedy.text, "7742"));
 }
 
 static void silence_is_no_verdict(void **state)
 {
 	const struct doctor_reached asked[] = {{.name = "old", .err = -ETIMEDOUT}, {.name = "busy", .err = ERR_BUSY}};
-	doctor_reach(&list, asked, 2, "", 7740, 7742);
+	doctor_reach(&list, asked, 2, "", 7740, 7742, how);
 	assert_int_equal(list.n, 2);
 	assert_int_equal(list.checks[0].state, DOCTOR_SKIPPED);
-	assert_non_null(strstr(list.checks[1].text, "a moment ago"));
+	assert_non_null(strstr(list.checks[1].text.text, "a moment ago"));
 	set_up(NULL);
-	doctor_reach(&list, NULL, 0, "", 7740, 7742);
+	doctor_reach(&list, NULL, 0, "", 7740, 7742, how);
 	assert_int_equal(only()->state, DOCTOR_SKIPPED);
 }
 
 static void a_card_without_addresses_is_bad(void **state)
 {
 	const struct doctor_reached asked[] = {{.name = "far"}};
-	doctor_reach(&list, asked, 1, "", 7740, 7742);
+	doctor_reach(&list, asked, 1, "", 7740, 7742, how);
 	bad_is("names no address");
 }
 
-static void long_answers_are_cut_not_overrun(void **state)
+static void many_answers_leave_the_rest_out(void **state)
 {
 	struct doctor_reached asked[3];
 	for (int i = 0; i < 3; i++) {
@@ -209,15 +215,37 @@ static void long_answers_are_cut_not_overrun(void **state)
 		for (size_t k = 0; k < REACH_RESULTS_MAX; k++) {
 			struct reach_result *r = &asked[i].answer.results[k];
 			strcpy(r->address, "a.host.with.a.long.name.example.org:7740");
-			memset(r->detail, 'x', sizeof r->detail - 1);
 			r->code = -ETIMEDOUT;
 		}
 	}
-	doctor_reach(&list, asked, 3, "", 7740, 7742);
-	bad_is("nobody reaches");
+	doctor_reach(&list, asked, 3, "", 7740, 7742, how);
+	assert_int_equal(list.n, DOCTOR_CHECKS_MAX);
+	assert_non_null(strstr(list.checks[0].text.text, "nobody reaches"));
 	char *json = doctor_json(&list);
 	assert_non_null(json);
 	assert_non_null(strstr(json, "\"ok\":false"));
+	free(json);
+}
+
+static void what_is_said_can_be_said_in_another_language(void **state)
+{
+	doctor_add(&list, "x", DOCTOR_BAD, NULL, "%s of %d", "one", 2);
+	doctor_remedy(&list, "do %s", "it");
+	char *json = doctor_json(&list);
+	assert_non_null(strstr(json, "\"text\":\"one of 2\",\"template\":\"%s of %d\",\"values\":[\"one\",\"2\"]"));
+	assert_non_null(strstr(json, "\"remedy\":\"do it\",\"remedy_template\":\"do %s\",\"remedy_values\":[\"it\"]"));
+	free(json);
+}
+
+static void a_value_too_long_is_cut_not_overrun(void **state)
+{
+	char word[5000];
+	memset(word, 'x', sizeof word - 1);
+	word[sizeof word - 1] = 0;
+	doctor_add(&list, "x", DOCTOR_BAD, NULL, "%s %s", word, word);
+	assert_int_equal(strlen(only()->text.text), sizeof only()->text.text - 1);
+	char *json = doctor_json(&list);
+	assert_null(strstr(json, "template"));
 	free(json);
 }
 
@@ -250,7 +278,9 @@ int main(void)
 		FACT(closed_weights_are_said_apart),
 		FACT(silence_is_no_verdict),
 		FACT(a_card_without_addresses_is_bad),
-		FACT(long_answers_are_cut_not_overrun),
+		FACT(many_answers_leave_the_rest_out),
+		FACT(what_is_said_can_be_said_in_another_language),
+		FACT(a_value_too_long_is_cut_not_overrun),
 		FACT(a_full_list_leaves_the_rest_out),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
