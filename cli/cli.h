@@ -38,6 +38,9 @@ struct cli {
  * or N_("...") where it stands in a table. */
 void language_choose(void);
 const char *translated(const char *text);               /* "" for "" or NULL */
+/* A sentence of the daemon's that came without its format (reasons.c): in the reader's language where it is known; text or out. */
+const char *reason(const char *text, char *out, size_t size);
+#define REASON_SIZE 1200
 /* What the daemon said in an object: its template in the reader's language with its values put in, else the text under key. Returns out. */
 const char *json_said(yyjson_val *object, const char *key, char *out, size_t size);
 

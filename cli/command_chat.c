@@ -36,7 +36,7 @@ struct chat {
 	long status;
 	yyjson_doc *end;                  /* the last chunk: finish_reason and the disclosure */
 	uint64_t tokens, prompt_tokens;
-	char error[1024];
+	char error[REASON_SIZE];
 };
 
 static volatile sig_atomic_t interrupted;
@@ -138,6 +138,13 @@ static void on_text(struct chat *c, const char *text, size_t n)
 		fold_add(&c->fold, text, n);
 }
 
+/* What the HTTP API says is English; people read it in their language. */
+static void keep_error(struct chat *c, const char *message)
+{
+	char said[REASON_SIZE];
+	text_copy(c->error, sizeof c->error, c->cli->json ? message : reason(message, said, sizeof said));
+}
+
 static void on_event(struct chat *c, const char *text, size_t n)
 {
 	if (n == 6 && !memcmp(text, "[DONE]", 6))
@@ -148,7 +155,7 @@ static void on_event(struct chat *c, const char *text, size_t n)
 	yyjson_val *choice = yyjson_arr_get_first(yyjson_obj_get(root, "choices"));
 	yyjson_val *piece = c->completion ? yyjson_obj_get(choice, "text") : yyjson_obj_get(yyjson_obj_get(choice, "delta"), "content");
 	if (error)
-		text_copy(c->error, sizeof c->error, json_text(error, "message"));
+		keep_error(c, json_text(error, "message"));
 	if (yyjson_is_str(piece))
 		on_text(c, yyjson_get_str(piece), yyjson_get_len(piece));
 	if (yyjson_is_obj(usage)) {
@@ -260,7 +267,7 @@ static int post(struct chat *c)
 		yyjson_doc *doc = yyjson_read((char *)c->line.data, c->line.length, 0);
 		const char *message = json_text(yyjson_obj_get(yyjson_doc_get_root(doc), "error"), "message");
 		if (!c->error[0])
-			snprintf(c->error, sizeof c->error, "%s", *message ? message : _("the node refused without a word"));
+			keep_error(c, *message ? message : N_("the node refused without a word"));
 		yyjson_doc_free(doc);
 		return c->status == 404 ? EXIT_UNKNOWN : c->status == 503 || c->status == 429 ? EXIT_LATER : EXIT_REFUSED;
 	}

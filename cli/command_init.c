@@ -200,7 +200,13 @@ int command_init(struct cli *cli, int argc, char **argv)
 		       "                  machine (a USB stick in a drawer), then delete it here. It is\n"
 		       "                  needed again within %d days, to renew the steward key.\n"), association, 90);
 	}
-	printf(_("\nNext: start the node\n  essaimd --home %s\nthen %s\n"), cli->home,
+	if (demo)
+		printf(_("  %-15s a small model to try it with: essaim chat\n"), DEMO_MODEL);
+	/* A service's home: it is the service that runs there. */
+	char start[4200] = "systemctl start essaimd";
+	if (strcmp(cli->home, "/var/lib/essaim/home"))
+		snprintf(start, sizeof start, "essaimd --home %s", cli->home);
+	printf(_("\nNext: start the node\n  %s\nthen %s\n"), start,
 	       joining ? _("join, with the invitation made by `essaim invite --node` on the other server\n  essaim join URL")
 		       : _("bring others in\n  essaim invite --node       (a second server of yours)\n  essaim invite --partner    (another association)"));
 	yyjson_doc_free(doc);

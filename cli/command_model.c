@@ -84,7 +84,7 @@ static int model_list(struct cli *cli)
 	table_init(&table, 7, headings);
 	yyjson_arr_foreach(models, i, n, m)
 	{
-		char name[160], size[16], layers[16], here[160], disk[16], state[64], part[32];
+		char name[160], size[16], layers[16], here[160], disk[16], state[64], part[32], said[REASON_SIZE];
 		snprintf(name, sizeof name, "%s@%s", json_text(m, "name"), json_text(m, "association"));
 		snprintf(layers, sizeof layers, "%llu", (unsigned long long)json_uint(m, "layers"));
 		layers_text(yyjson_obj_get(m, "placed"), here, sizeof here);
@@ -95,7 +95,7 @@ static int model_list(struct cli *cli)
 			strcat(state, part);
 		}
 		table_row(&table, name, bytes_text(json_uint(m, "bytes"), size), layers, here, bytes_text(json_uint(m, "bytes_on_disk"), disk), translated(state),
-			  json_text(m, "why"));
+			  reason(json_text(m, "why"), said, sizeof said));
 	}
 	table_print(&table, cli, stdout);
 	yyjson_doc_free(doc);

@@ -22,13 +22,13 @@ static void print_peers(struct cli *cli, yyjson_val *peers)
 	table_init(&table, 7, headings);
 	yyjson_arr_foreach(peers, i, n, p)
 	{
-		char rtt[32] = "", in[16], out[16], state[64], ago[32];
+		char rtt[32] = "", in[16], out[16], state[64], ago[32], said[REASON_SIZE];
 		bool up = json_bool(p, "up");
 		if (up && json_real(p, "rtt_ms") > 0)
 			snprintf(rtt, sizeof rtt, "%.1f ms", json_real(p, "rtt_ms"));
 		snprintf(state, sizeof state, "%s %s", up ? _("up") : _("down"), json_uint(p, "since") ? ago_text(json_uint(p, "since"), ago) : _("always"));
 		table_row(&table, json_text(p, "name"), json_text(p, "association_name"), state, rtt, bytes_text(json_uint(p, "bytes_in"), in),
-			  bytes_text(json_uint(p, "bytes_out"), out), up ? json_text(p, "address") : json_text(p, "trouble"));
+			  bytes_text(json_uint(p, "bytes_out"), out), up ? json_text(p, "address") : reason(json_text(p, "trouble"), said, sizeof said));
 	}
 	table_print(&table, cli, stdout);
 }
@@ -60,7 +60,7 @@ static void print_status_models(struct cli *cli, yyjson_val *models)
 	size_t i, n;
 	yyjson_arr_foreach(models, i, n, m)
 	{
-		char layers[160], have[16], wanted[16], line[400];
+		char layers[160], have[16], wanted[16], line[REASON_SIZE], said[REASON_SIZE];
 		const char *state = json_text(m, "state");
 		printf(_("\n%smodel%s: %s%s@%s%s\n"), green(cli, true), green(cli, false), bold(cli, true), json_text(m, "name"),
 		       json_text(m, "association"), bold(cli, false));
@@ -68,7 +68,7 @@ static void print_status_models(struct cli *cli, yyjson_val *models)
 			field(cli, _("state"), _("not approved by this association (essaim model pull NAME)"));
 			continue;
 		}
-		snprintf(line, sizeof line, "%s%s%s", translated(state), *json_text(m, "why") ? ": " : "", translated(json_text(m, "why")));
+		snprintf(line, sizeof line, "%s%s%s", translated(state), *json_text(m, "why") ? ": " : "", reason(json_text(m, "why"), said, sizeof said));
 		field(cli, _("state"), line);
 		if (yyjson_arr_size(yyjson_obj_get(m, "placed"))) {
 			snprintf(line, sizeof line, _("%s of %llu"), layers_text(yyjson_obj_get(m, "placed"), layers, sizeof layers),
@@ -92,7 +92,7 @@ static void print_status(struct cli *cli, yyjson_val *s)
 	yyjson_val *node = yyjson_obj_get(s, "node"), *association = yyjson_obj_get(s, "association"),
 		   *ports = yyjson_obj_get(s, "ports"), *budget = yyjson_obj_get(s, "budget"),
 		   *sharing = yyjson_obj_get(s, "sharing"), *o;
-	char line[400], said[1200], a[16], b[16], ago[32];
+	char line[REASON_SIZE], said[REASON_SIZE], a[16], b[16], ago[32];
 	size_t i, n;
 	printf(_("%snode%s: %s%s%s\n"), green(cli, true), green(cli, false), bold(cli, true), json_text(node, "name"), bold(cli, false));
 	snprintf(line, sizeof line, "%s%s", json_text(association, "name"), json_bool(s, "steward") ? _(" (its steward key is here)") : "");
@@ -119,7 +119,7 @@ static void print_status(struct cli *cli, yyjson_val *s)
 			snprintf(line, sizeof line, _("up for %s, %s, %.1f ms"), ago_text(json_uint(o, "since"), ago), json_text(o, "address"), json_real(o, "rtt_ms"));
 		else
 			snprintf(line, sizeof line, "%s%s: %s", json_uint(o, "since") ? _("down for ") : _("never up"),
-				 json_uint(o, "since") ? ago_text(json_uint(o, "since"), ago) : "", json_text(o, "trouble"));
+				 json_uint(o, "since") ? ago_text(json_uint(o, "since"), ago) : "", reason(json_text(o, "trouble"), said, sizeof said));
 		field(cli, _("link"), line);
 		snprintf(line, sizeof line, _("%s received, %s sent"), bytes_text(json_uint(o, "bytes_in"), a), bytes_text(json_uint(o, "bytes_out"), b));
 		field(cli, _("transfer"), line);
@@ -262,13 +262,13 @@ int command_ring(struct cli *cli, int argc, char **argv)
 		return status;
 	yyjson_val *r = client_result(doc), *stages = yyjson_obj_get(r, "stages"), *s;
 	bool possible = json_bool(r, "possible");
-	char size[16];
+	char size[16], said[REASON_SIZE];
 	size_t i, n;
 	if (client_print_json(cli, doc))
 		return possible ? EXIT_DONE : EXIT_LATER;
 	if (!possible) {
 		status = cli_fail(cli, EXIT_LATER, "UNREACHABLE", "essaim model list, essaim peers", "%s has no ring now: %s", json_text(r, "name"),
-				  translated(json_text(r, "why")));
+				  cli->json ? json_text(r, "why") : reason(json_text(r, "why"), said, sizeof said));
 		yyjson_doc_free(doc);
 		return status;
 	}

@@ -66,7 +66,7 @@ int command_invite(struct cli *cli, int argc, char **argv)
 	if (status || client_print_json(cli, doc))
 		return status;
 	yyjson_val *r = client_result(doc), *a;
-	char when[32];
+	char when[32], said[REASON_SIZE];
 	size_t i, n;
 	printf("%s\n\n", json_text(r, "url"));
 	print_qr(cli, json_text(r, "url"));
@@ -76,7 +76,10 @@ int command_invite(struct cli *cli, int argc, char **argv)
 	printf(_("\nIt will look for this node at:\n"));
 	yyjson_arr_foreach(yyjson_obj_get(r, "addresses"), i, n, a)
 		printf("  %s\n", yyjson_get_str(a));
-	printf(_("If none of these can be reached from there:\n  essaim invite --%s --address HOST:PORT\n"), role);
+	if (yyjson_obj_get(r, "hint"))
+		fold_print(stdout, 0, 2, "-> %s", json_said(r, "hint", said, sizeof said));
+	else
+		printf(_("If none of these can be reached from there:\n  essaim invite --%s --address HOST:PORT\n"), role);
 	yyjson_doc_free(doc);
 	return EXIT_DONE;
 }

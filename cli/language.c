@@ -61,14 +61,15 @@ const char *json_said(yyjson_val *object, const char *key, char *out, size_t siz
 {
 	bool remedy = !strcmp(key, "remedy");
 	const char *template = json_text(object, remedy ? "remedy_template" : "template"), *values[TEMPLATE_VALUES_MAX];
+	char said[TEMPLATE_VALUES_MAX][REASON_SIZE];
 	yyjson_val *list = yyjson_obj_get(object, remedy ? "remedy_values" : "values"), *value;
 	size_t i, n;
 	/* A value may be a sentence of the daemon's own, an error's text for instance. */
 	yyjson_arr_foreach(list, i, n, value)
 		if (i < TEMPLATE_VALUES_MAX)
-			values[i] = translated(yyjson_get_str(value));
+			values[i] = reason(yyjson_get_str(value), said[i], sizeof said[i]);
 	n = yyjson_arr_size(list);
 	if (!*template || n > TEMPLATE_VALUES_MAX || template_fill(out, size, translated(template), values, n))
-		snprintf(out, size, "%s", translated(json_text(object, key)));
+		snprintf(out, size, "%s", reason(json_text(object, key), said[0], sizeof said[0]));
 	return out;
 }

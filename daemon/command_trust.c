@@ -1,15 +1,26 @@
 /* invite, join, agreement_*, roster_*. Shapes: doc/CONTROL.md.
  * SPDX-License-Identifier: AGPL-3.0-or-later */
+#include <arpa/inet.h>
 #include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "daemon/daemon.h"
+#include "daemon/link/address.h"
 #include "proto/text.h"
 
 
 /* --- invitations ----------------------------------------------------------------------------------- */
+
+/* Whether "host:port" is an IPv4 address that means something in one network only. Others are given the benefit of the doubt. */
+static bool is_local(const char *address)
+{
+	char host[ADDRESS_HOST_SIZE];
+	uint16_t port;
+	struct in_addr ignored;
+	return !address_split(address, host, &port) && inet_pton(AF_INET, host, &ignored) == 1 && !portmap_is_public(host);
+}
 
 void command_invite(void *arg, struct control_request *r, yyjson_val *args)
 {
@@ -78,6 +89,12 @@ void command_invite(void *arg, struct control_request *r, yyjson_val *args)
 	yyjson_mut_val *addresses = yyjson_mut_obj_add_arr(doc, root, "addresses");
 	for (size_t i = 0; i < invitation.n_addresses; i++)
 		yyjson_mut_arr_add_strcpy(doc, addresses, invitation.addresses[i]);
+	bool local = !yyjson_arr_size(given);
+	for (size_t i = 0; i < invitation.n_addresses; i++)
+		local &= is_local(invitation.addresses[i]);
+	if (local)
+		control_say(doc, root, "hint", "these addresses are of a local network: from elsewhere they lead nowhere. Write [link] map_ports = yes into essaim.conf and reload, so "
+			    "that the router is asked; or forward TCP port %u there by hand, and invite with --address HOST:%u", mesh_port(d->mesh), mesh_port(d->mesh));
 	sodium_memzero(url, sizeof url);
 	control_done(r, doc);
 }

@@ -145,7 +145,7 @@ static void check_ports(struct doctor_list *list, const struct config *c)
 	const struct {
 		const char *what, *key, *host;
 		uint16_t port;
-	} ports[] = {{N_("links"), "link", c->link_listen, c->link_port}, {"HTTP", "http", c->http_listen, c->http_port}, {N_("weights"), "torrent", c->torrent_listen, c->torrent_port}};
+	} ports[] = {{N_("the links"), "link", c->link_listen, c->link_port}, {N_("the HTTP API"), "http", c->http_listen, c->http_port}, {N_("the weights"), "torrent", c->torrent_listen, c->torrent_port}};
 	size_t bad = 0;
 	for (size_t i = 0; i < 3; i++) {
 		int err = try_port(ports[i].host, ports[i].port);

@@ -188,9 +188,13 @@ size_t views_models(void *arg, struct route_model *out, size_t max)
 		} else {
 			if (arriving_elsewhere(d, r->model, now))
 				m->state = ROUTE_ARRIVING;
-			snprintf(m->why, sizeof m->why, "no node that answers this association has layers %u to %u ready%s", missing.first,
-				 missing.end ? missing.end - 1 : 0,
-				 m->state == ROUTE_ARRIVING ? "; another node is still fetching" : " (see `essaim peers` and `essaim agreement list`)");
+			unsigned last = missing.end ? missing.end - 1 : 0;
+			if (m->state == ROUTE_ARRIVING)
+				snprintf(m->why, sizeof m->why, "no node that answers this association has layers %u to %u ready; another node is still fetching",
+					 missing.first, last);
+			else
+				snprintf(m->why, sizeof m->why, "no node that answers this association has layers %u to %u ready (see `essaim peers` and `essaim "
+					 "agreement list`)", missing.first, last);
 		}
 	}
 	free(nodes);

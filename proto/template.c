@@ -142,3 +142,45 @@ int template_fill(char *out, size_t size, const char *format, const char *const 
 	out[used] = 0;
 	return 0;
 }
+
+/* The words from p to the next directive or the end, into out; what is behind them. */
+static const char *read_words(const char *p, char *out, size_t size)
+{
+	size_t n = 0;
+	while (*p && (*p != '%' || p[1] == '%')) {
+		if (n < size - 1)
+			out[n++] = *p;
+		p += *p == '%' ? 2 : 1;
+	}
+	out[n] = 0;
+	return p;
+}
+
+int template_match(const char *format, const char *text, char (*values)[TEMPLATE_VALUE_SIZE], size_t *n)
+{
+	char words[TEMPLATE_VALUE_SIZE];
+	*n = 0;
+	const char *p = read_words(format, words, sizeof words);
+	size_t length = strlen(words);
+	if (strncmp(text, words, length))
+		return ERR_MALFORMED;
+	text += length;
+	while (*p) {
+		struct directive d;
+		p = read_directive(p + 1, &d);
+		if (!p || d.position || *n == TEMPLATE_VALUES_MAX)
+			return ERR_MALFORMED;
+		p = read_words(p, words, sizeof words);
+		length = strlen(words);
+		/* The last words must end the text. */
+		const char *end = !*p ? strlen(text) >= length && !strcmp(text + strlen(text) - length, words) ? text + strlen(text) - length : NULL
+				: length ? strstr(text, words) : NULL;
+		size_t size = end ? (size_t)(end - text) : 0;
+		if (!end || size >= TEMPLATE_VALUE_SIZE || (d.conversion != 's' && (!size || strspn(text, "-0123456789.") < size)))
+			return ERR_MALFORMED;
+		memcpy(values[*n], text, size);
+		values[(*n)++][size] = 0;
+		text = end + length;
+	}
+	return *text ? ERR_MALFORMED : 0;
+}

@@ -26,4 +26,8 @@ int template_values(const char *format, va_list ap, void (*on_value)(void *arg, 
  * holds what fits). */
 int template_fill(char *out, size_t size, const char *format, const char *const *values, size_t n);
 
+/* The other way, for a sentence that came without its format: whether text is format with values put in, and which; n of them. Each value is
+ * the shortest that lets the next words follow; those of numbers are digits. 0, or ERR_MALFORMED. */
+int template_match(const char *format, const char *text, char (*values)[TEMPLATE_VALUE_SIZE], size_t *n);
+
 #endif

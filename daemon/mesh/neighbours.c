@@ -83,8 +83,10 @@ static int check_clock(struct mesh *mesh, const struct link_peer *peer, const ui
 		return 0;
 	char text[40], who[2 * NAME_SIZE + 4];
 	text_duration(off, text, sizeof text);
-	snprintf(why, why_size, CLOCK_TROUBLE " %s %s ours: one of the two is wrong (`timedatectl set-ntp true`)", text,
-		 peer->time > now ? "ahead of" : "behind");
+	if (peer->time > now)
+		snprintf(why, why_size, CLOCK_TROUBLE " %s ahead of ours: one of the two is wrong (`timedatectl set-ntp true`)", text);
+	else
+		snprintf(why, why_size, CLOCK_TROUBLE " %s behind ours: one of the two is wrong (`timedatectl set-ntp true`)", text);
 	struct neighbour *n = trust_admits(mesh->config.trust, node, now) ? NULL : neighbours_get(mesh, node);
 	if (n)
 		text_copy(n->trouble, sizeof n->trouble, why);

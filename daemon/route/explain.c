@@ -1,6 +1,5 @@
 /* Why a model cannot answer now, in words for whoever asked. SPDX-License-Identifier: AGPL-3.0-or-later */
 #include <stdio.h>
-#include <string.h>
 
 #include "daemon/route/route.h"
 #include "proto/text.h"
@@ -36,8 +35,8 @@ uint32_t route_explain(struct route *r, const char *name, int err, char *out, si
 {
 	if (!*route_why(r))
 		return explain_model(r, name, err, out, size);
-	snprintf(out, size, "%s. Here: ", route_why(r));
-	size_t used = strlen(out);
-	uint32_t seconds = explain_model(r, name, err, out + used, size - used);
+	char here[400];
+	uint32_t seconds = explain_model(r, name, err, here, sizeof here);
+	snprintf(out, size, "%s. Here: %s", route_why(r), here);
 	return seconds ? seconds : ROUTE_RETRY_BUSY_S;
 }

@@ -131,8 +131,10 @@ int route_find(struct route *route, const char *name, struct route_model *out, c
 		snprintf(why, why_size, "several models are called that: %s; write the one you mean in full", candidates);
 	else if (!found && !n)
 		snprintf(why, why_size, "this node runs no model yet (essaim model list)");
+	else if (!found && nearest < n)
+		snprintf(why, why_size, "no such model here; did you mean '%s'", models[nearest].name);
 	else if (!found)
-		snprintf(why, why_size, "no such model here; %s '%s'", nearest < n ? "did you mean" : "there is", models[nearest < n ? nearest : 0].name);
+		snprintf(why, why_size, "no such model here; there is '%s'", models[0].name);
 	free(models);
 	return err;
 }

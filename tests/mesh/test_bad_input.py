@@ -457,6 +457,13 @@ class Joining(unittest.TestCase):
         self.assertIn("still good", error["remedy"])
         self.nid.essaim("join", url)
 
+    def test_what_the_http_api_says_is_in_french_for_people(self):
+        french = {**os.environ, "LC_ALL": "", "LANGUAGE": "", "LANG": "fr_FR.UTF-8"}
+        asked = subprocess.run(["essaim", "--home", self.nid.home, "chat", "nonesuch", "bonjour", "--via", "personne"], stdin=subprocess.DEVNULL,
+                               stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=french)
+        self.assertNotEqual(asked.returncode, 0)
+        self.assertIn("aucun nœud nommé « personne »", (asked.stderr + asked.stdout).replace("\n", " "))
+
     def test_in_french(self):
         other = self.port(self.autre)
         done = subprocess.run(["essaim", "--home", self.nid.home, "join", self.url(other)], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,

@@ -114,6 +114,46 @@ static void directives_it_does_not_know_are_refused(void **state)
 	refuse("%d%d%d%d%d%d%d%d%d%d%d%d%d", ERR_LIMIT, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13);
 }
 
+/* --- and back ---------------------------------------------------------------------------------------- */
+
+static char found[TEMPLATE_VALUES_MAX][TEMPLATE_VALUE_SIZE];
+static size_t n_found;
+
+static void a_sentence_gives_back_its_values(void **state)
+{
+	assert_int_equal(template_match("%s cannot answer for this node: %.220s", "ruche cannot answer for this node: it shares nothing", found, &n_found), 0);
+	assert_int_equal(n_found, 2);
+	assert_string_equal(found[0], "ruche");
+	assert_string_equal(found[1], "it shares nothing");
+	assert_int_equal(template_match("layers %u to %u are not there", "layers 3 to 12 are not there", found, &n_found), 0);
+	assert_string_equal(found[1], "12");
+	assert_int_equal(template_match("checking: %u %%", "checking: 7 %", found, &n_found), 0);
+	assert_string_equal(found[0], "7");
+	assert_int_equal(template_match("no value", "no value", found, &n_found), 0);
+	assert_int_equal(n_found, 0);
+	/* the last words end the text, also where they come earlier, too */
+	assert_int_equal(template_match("%s; again", "a; again and b; again", found, &n_found), 0);
+	assert_string_equal(found[0], "a; again and b");
+}
+
+static void another_sentence_is_no_match(void **state)
+{
+	static const char *const pairs[][2] = {
+		{"layers %u to %u", "layers a to b"}, {"layers %u to %u", "layers 1 to 2 and more"}, {"%s ends", "it begins"}, {"no value", "no value at all"},
+		{"begins %s", "it begins"}, {"%u", ""}, {"%1$s", "positions"}, {"%q", "odd"}, {"%s%s", "two without words between"},
+	};
+	for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++)
+		assert_int_equal(template_match(pairs[i][0], pairs[i][1], found, &n_found), ERR_MALFORMED);
+}
+
+static void a_value_too_long_is_no_match(void **state)
+{
+	char text[TEMPLATE_VALUE_SIZE + 20];
+	memset(text, 'x', sizeof text - 1);
+	text[sizeof text - 1] = 0;
+	assert_int_equal(template_match("%s", text, found, &n_found), ERR_MALFORMED);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -122,6 +162,9 @@ int main(void)
 		cmocka_unit_test(a_format_that_asks_for_more_than_there_is_is_refused),
 		cmocka_unit_test(what_does_not_fit_is_cut_and_said),
 		cmocka_unit_test(directives_it_does_not_know_are_refused),
+		cmocka_unit_test(a_sentence_gives_back_its_values),
+		cmocka_unit_test(another_sentence_is_no_match),
+		cmocka_unit_test(a_value_too_long_is_no_match),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
