@@ -169,17 +169,26 @@ static const char *mapping_remedy(const struct portmap_answer *a)
 void command_warnings_into(struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val *array)
 {
 	uint64_t now = daemon_now(d);
+	char ahead[40];
 	yyjson_mut_val *w;
 	const struct record *steward = trust_find(d->trust, RECORD_STEWARD, d->keys.association, d->keys.association, now);
+	warn_of_clocks(d, doc, array);          /* first: it may be why all the rest seems to have ended */
 	if (!steward) {
-		w = warning(doc, array, true, "on a node that has the root key: essaim steward renew");
-		control_say(doc, w, "text", "this association's steward key has expired, so its records no longer count");
+		w = warning(doc, array, true, "compare `date` here with another clock; if it is right, on a node that has the root key: essaim steward renew");
+		control_say(doc, w, "text", "by this machine's clock this association's steward key has expired, so its records do not count (they are kept)");
+	} else if (record_is_current(steward, now)) {
+		w = warning(doc, array, true, "compare `date` here with another clock; if it is right, on a node that has the root key: essaim steward renew");
+		control_say(doc, w, "text", "the steward key was signed %s in the future: this machine's clock is behind, or another was ahead",
+			    text_duration(steward->issued - now, ahead, sizeof ahead));
 	} else if (steward->expires < now + EXPIRY_WARNING_S) {
 		w = warning(doc, array, false, "bring the root key back and renew it: essaim steward renew");
 		control_say(doc, w, "text", "this association's steward key expires in %llu days", (unsigned long long)((steward->expires - now) / 86400));
 	}
 	uint8_t association[KEY_BYTES];
-	if (trust_association_of(d->trust, d->keys.node, now, association)) {
+	if (steward && trust_association_of(d->trust, d->keys.node, now, association) && !trust_association_of(d->trust, d->keys.node, TRUST_ANY_TIME, association)) {
+		w = warning(doc, array, true, "compare `date` here with another clock; if it is right, start the node that has the steward key: it signs a new one");
+		control_say(doc, w, "text", "by this machine's clock this association's roster has expired: other nodes will not speak to this one");
+	} else if (trust_association_of(d->trust, d->keys.node, TRUST_ANY_TIME, association)) {
 		w = warning(doc, array, true, "join with an invitation: on a node of the association run essaim invite --node, here essaim join URL");
 		control_say(doc, w, "text", "this node is not on its association's roster: other nodes will not speak to it");
 	}
@@ -200,7 +209,6 @@ void command_warnings_into(struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val
 	struct portmap_answer mapping;
 	if (portmap_state(d->portmap, &mapping) == PORTMAP_FAILED)
 		command_mapping_into(d, doc, warning(doc, array, true, mapping_remedy(&mapping)), "text");
-	warn_of_clocks(d, doc, array);
 	struct ending_agreements ending = {d, doc, array, now};
 	trust_each(d->trust, RECORD_AGREEMENT, warn_of_its_end, &ending);
 	for (size_t i = 0; i < d->n_models; i++) {

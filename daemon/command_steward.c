@@ -25,6 +25,9 @@ void command_steward_renew(void *arg, struct control_request *r, yyjson_val *arg
 	if (!keys.has_root || !d->keys.has_steward)
 		control_fail(r, ERR_DENIED, keys.has_root ? command_steward_remedy : N_("copy the root key back to keys/root.key, renew, and take it away again"),
 			     keys.has_root ? N_("this node has no steward key to renew") : N_("only the root key can renew the steward, and it is not here"));
+	else if ((err = records_may_sign(d)))
+		control_fail(r, err, N_("compare `date` here with another clock; if this one is right: essaim steward new"),
+			     N_("the steward's record was signed in the future: this machine's clock is behind, or another was ahead"));
 	else if ((err = records_renew_steward(d, keys.root_secret)))
 		control_fail(r, err, NULL, "the steward key cannot be renewed: %s", err_str(err));
 	else {

@@ -18,6 +18,7 @@
 #ifndef DAEMON_DAEMON_H
 #define DAEMON_DAEMON_H
 
+#include <pthread.h>
 #include <uv.h>
 #include <yyjson.h>
 
@@ -45,6 +46,7 @@ struct residency {
 	size_t n_placed;
 	struct layer_range placed[RANGES_MAX];      /* chosen by placement */
 	uint64_t cost;                              /* of placed, against the budget */
+	uint64_t loaded;                            /* the same of what its engine was started with, until that has ended */
 	uint32_t memory_permille;                   /* of weights, when the engine found more than the manifest says; 0 */
 	enum stage_state state;
 	bool start_pending;                         /* start the engine when the store is ready */
@@ -99,11 +101,15 @@ struct daemon {
 
 	bool advert_due, card_due, saving, save_due;
 	int save_err;                               /* of the last saving of records */
+	pthread_mutex_t save_lock;                  /* of the file, and of saved_version */
+	uint64_t save_version, saved_version;       /* of the copies made, and of the one that is in the file */
 	uint64_t advert_at, card_at, roster_at, save_at;     /* monotonic ms of the next */
 	uint64_t addresses_at;                      /* the next look at the machine's addresses */
 	uint8_t card_addresses[16];                 /* hash of those in the card */
 	char mapped[ADDRESS_SIZE];                  /* where the router passes on to links; "" nowhere */
 	uint64_t last_sequence;
+	int64_t clock_ahead;                        /* seconds of the wall clock before the monotonic one at the last tick; 0: no tick yet */
+	bool future_due;                            /* what was signed in the future, by a clock that was wrong, is still to be signed again */
 
 	char *last_answer;                          /* JSON of the last disclosure; figures, never text. Heap */
 	uint64_t started;                           /* Unix seconds */
@@ -125,6 +131,12 @@ struct records_renewed {                                 /* what a new steward k
 /* Of a record that begins now and lasts `life` seconds; subject NULL: the association. Its sequence is larger than any this node has used. */
 struct record records_head(struct daemon *d, enum record_kind kind, const uint8_t *subject, uint64_t life);
 int records_publish(struct daemon *d, struct buf *record);   /* into trust and the mesh; releases it */
+/* The same for what the steward signs, which is on disk before anybody hears it: else, after a loss of power, others would hold against him what
+ * he does not know of. Not published when it cannot be saved. Blocks. */
+int records_publish_saved(struct daemon *d, struct buf *record);
+/* May the steward sign now: 0; ERR_DENIED: no key here; ERR_EXPIRED: his own record is of the future, so this clock is behind, unless
+ * another node agrees with it. */
+int records_may_sign(const struct daemon *d);
 int records_publish_roster(struct daemon *d, const uint8_t (*nodes)[KEY_BYTES], size_t n);
 int records_offer(struct daemon *d, const uint8_t association[KEY_BYTES], const struct agreement_body *terms, uint32_t days);
 int records_accept(struct daemon *d, const uint8_t grantor[KEY_BYTES], bool declined);
@@ -144,6 +156,7 @@ struct record records_head(struct daemon *d, enum record_kind kind, const uint8_
 
 /* records_steward.c */
 void records_look_at_steward(struct daemon *d);          /* is the key here still the association's? */
+bool records_sign_future(struct daemon *d);              /* again, what a wrong clock dated too late: nobody else would take it. False: not all */
 void records_drop_left(struct daemon *d);                /* off the roster with who said that he has left */
 int records_sign_again(struct daemon *d, const uint8_t root_secret[SIGN_SECRET_BYTES], struct records_renewed *out);   /* by d->keys' new steward */
 

@@ -665,6 +665,7 @@ int main(int argc, char **argv)
 	d->home = realpath(home, absolute) ? absolute : home;
 	d->lock_fd = -1;
 	d->loop = uv_default_loop();
+	pthread_mutex_init(&d->save_lock, NULL);
 	d->started = daemon_now(d);
 	int status = 0;
 	for (running = 0; running < SUBSYSTEMS; running++) {

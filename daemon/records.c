@@ -7,6 +7,7 @@
 #include <ifaddrs.h>
 #include <net/if.h>
 #include <netdb.h>
+#include <pthread.h>
 #include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,6 +26,7 @@
 #define ADVERT_LEAST_MS 1000
 #define ROSTER_LIFE_S (90 * DAY_S)
 #define ROSTER_AGAIN_MS (7ull * DAY_S * 1000)
+#define ROSTER_RETRY_MS 60000
 #define SAVE_AFTER_MS 500
 #define ADDRESSES_AGAIN_MS 10000
 #define LOAD_MOST 1000           /* permille; more says nothing more */
@@ -62,6 +64,34 @@ int records_publish(struct daemon *d, struct buf *record)
 	}
 	records_changed(d);
 	return 0;
+}
+
+static int write_file(struct daemon *d, const struct buf *all, uint64_t version)
+{
+	pthread_mutex_lock(&d->save_lock);
+	/* A worker's copy may be older than what was written meanwhile. */
+	int err = version < d->saved_version ? 0 : records_file_write(d->home, all->data, all->length);
+	if (!err && version > d->saved_version)
+		d->saved_version = version;
+	pthread_mutex_unlock(&d->save_lock);
+	return err;
+}
+
+int records_publish_saved(struct daemon *d, struct buf *record)
+{
+	struct buf all;
+	buf_init(&all, RECORDS_FILE_MAX);
+	int err = records_file_collect(d->trust, &all);
+	if (!err)
+		err = records_file_append(&all, record->data, record->length);
+	if (!err)
+		err = write_file(d, &all, ++d->save_version);
+	buf_release(&all);
+	if (!err)
+		return records_publish(d, record);
+	log_error("nothing is signed, because it cannot be saved in %s/records: %s (free some space or mend the folder's rights)", d->home, err_str(err));
+	buf_release(record);
+	return err;
 }
 
 void records_changed(struct daemon *d)
@@ -218,30 +248,49 @@ static void publish_advert(struct daemon *d)
 	records_publish(d, &out);
 }
 
-int records_publish_roster(struct daemon *d, const uint8_t (*nodes)[KEY_BYTES], size_t n)
+/* By how many seconds the clock has gone otherwise than time did, since the last tick. */
+static int64_t jumped(const struct daemon *d)
 {
+	int64_t by = (int64_t)daemon_now(d) - (int64_t)(daemon_ms(d) / 1000) - d->clock_ahead;
+	return by > RECORD_FUTURE_S || by < -(int64_t)RECORD_FUTURE_S ? by : 0;
+}
+
+int records_may_sign(const struct daemon *d)
+{
+	const struct record *r = trust_find(d->trust, RECORD_STEWARD, d->keys.association, d->keys.association, daemon_now(d));
 	if (!d->keys.has_steward)
 		return ERR_DENIED;
+	/* With a clock that is behind, what is signed has ended before others see it; but it was ahead if another node agrees with it now. */
+	return r && record_is_current(r, daemon_now(d)) && (jumped(d) || !mesh_agrees(d->mesh)) ? ERR_EXPIRED : 0;
+}
+
+int records_publish_roster(struct daemon *d, const uint8_t (*nodes)[KEY_BYTES], size_t n)
+{
+	int err = records_may_sign(d);
+	if (err)
+		return err;
 	struct roster_body roster = {.n_nodes = n, .nodes = (uint8_t(*)[KEY_BYTES])nodes};
 	struct record head = records_head(d, RECORD_ROSTER, NULL, ROSTER_LIFE_S);
 	struct buf out;
 	buf_init(&out, RECORD_MAX);
-	int err = roster_sign(&out, &head, &roster, d->keys.steward_secret);
+	err = roster_sign(&out, &head, &roster, d->keys.steward_secret);
 	if (err) {
 		buf_release(&out);
 		return err;
 	}
-	return records_publish(d, &out);
+	return records_publish_saved(d, &out);
 }
 
-static void renew_roster(struct daemon *d)
+/* False: it is due and cannot be signed now. */
+static bool renew_roster(struct daemon *d)
 {
 	const struct record *r = trust_find(d->trust, RECORD_ROSTER, d->keys.association, d->keys.association, daemon_now(d));
 	struct roster_body roster = {0};
 	if (!r || daemon_now(d) < r->issued + 7 * DAY_S || roster_read(r, &roster))
-		return;
-	records_publish_roster(d, (const uint8_t(*)[KEY_BYTES])roster.nodes, roster.n_nodes);
+		return true;
+	int err = records_publish_roster(d, (const uint8_t(*)[KEY_BYTES])roster.nodes, roster.n_nodes);
 	roster_free(&roster);
+	return !err;
 }
 
 int records_renew_steward(struct daemon *d, const uint8_t root_secret[SIGN_SECRET_BYTES])
@@ -256,30 +305,32 @@ int records_renew_steward(struct daemon *d, const uint8_t root_secret[SIGN_SECRE
 		buf_release(&out);
 		return err;
 	}
-	err = records_publish(d, &out);
+	err = records_publish_saved(d, &out);
 	d->roster_at = 0;                /* and the roster, which may have lapsed with it */
 	return err;
 }
 
 int records_offer(struct daemon *d, const uint8_t association[KEY_BYTES], const struct agreement_body *terms, uint32_t days)
 {
-	if (!d->keys.has_steward)
-		return ERR_DENIED;
+	int err = records_may_sign(d);
+	if (err)
+		return err;
 	struct record head = records_head(d, RECORD_AGREEMENT, association, (uint64_t)days * DAY_S);
 	struct buf out;
 	buf_init(&out, RECORD_MAX);
-	int err = agreement_sign(&out, &head, terms, d->keys.steward_secret);
+	err = agreement_sign(&out, &head, terms, d->keys.steward_secret);
 	if (err) {
 		buf_release(&out);
 		return err;
 	}
-	return records_publish(d, &out);
+	return records_publish_saved(d, &out);
 }
 
 int records_accept(struct daemon *d, const uint8_t grantor[KEY_BYTES], bool declined)
 {
-	if (!d->keys.has_steward)
-		return ERR_DENIED;
+	int err = records_may_sign(d);
+	if (err)
+		return err;
 	uint64_t now = daemon_now(d);
 	const struct record *agreement = trust_find(d->trust, RECORD_AGREEMENT, grantor, d->keys.association, now);
 	if (!agreement)
@@ -289,28 +340,29 @@ int records_accept(struct daemon *d, const uint8_t grantor[KEY_BYTES], bool decl
 	struct record head = records_head(d, RECORD_ACCEPTANCE, grantor, agreement->expires > now ? agreement->expires - now : 0);
 	struct buf out;
 	buf_init(&out, RECORD_MAX);
-	int err = acceptance_sign(&out, &head, &acceptance, d->keys.steward_secret);
+	err = acceptance_sign(&out, &head, &acceptance, d->keys.steward_secret);
 	if (err) {
 		buf_release(&out);
 		return err;
 	}
-	return records_publish(d, &out);
+	return records_publish_saved(d, &out);
 }
 
 int records_approve(struct daemon *d, const uint8_t model[KEY_BYTES], bool withdrawn)
 {
-	if (!d->keys.has_steward)
-		return ERR_DENIED;
+	int err = records_may_sign(d);
+	if (err)
+		return err;
 	struct approval_body approval = {.withdrawn = withdrawn};
 	struct record head = records_head(d, RECORD_APPROVAL, model, 365ull * DAY_S);
 	struct buf out;
 	buf_init(&out, RECORD_MAX);
-	int err = approval_sign(&out, &head, &approval, d->keys.steward_secret);
+	err = approval_sign(&out, &head, &approval, d->keys.steward_secret);
 	if (err) {
 		buf_release(&out);
 		return err;
 	}
-	return records_publish(d, &out);
+	return records_publish_saved(d, &out);
 }
 
 /* An invitation of ours was used. A node enters the roster; a partner is offered the use of our nodes, within modest limits that the
@@ -357,13 +409,14 @@ struct saving {
 	uv_work_t work;
 	struct daemon *daemon;
 	struct buf all;            /* records_file's form */
+	uint64_t version;
 	int err;
 };
 
 static void save_work(uv_work_t *work)
 {
 	struct saving *s = work->data;
-	s->err = records_file_write(s->daemon->home, s->all.data, s->all.length);
+	s->err = write_file(s->daemon, &s->all, s->version);
 }
 
 static void save_after(uv_work_t *work, int status)
@@ -388,6 +441,7 @@ static void save_start(struct daemon *d)
 	if (!s)
 		return;
 	s->daemon = d;
+	s->version = ++d->save_version;
 	s->work.data = s;
 	buf_init(&s->all, RECORDS_FILE_MAX);
 	if (records_file_collect(d->trust, &s->all) || uv_queue_work(d->loop, &s->work, save_work, save_after)) {
@@ -408,7 +462,7 @@ int records_save_now(struct daemon *d)
 	buf_init(&all, RECORDS_FILE_MAX);
 	int err = records_file_collect(d->trust, &all);
 	if (!err)
-		err = records_file_write(d->home, all.data, all.length);
+		err = write_file(d, &all, ++d->save_version);
 	if (err)
 		log_error("records cannot be saved in %s/records: %s", d->home, err_str(err));
 	buf_release(&all);
@@ -441,12 +495,31 @@ int records_load(struct daemon *d, char *why, size_t why_size)
 	return err;
 }
 
+/* Cards and adverts that another clock dated are said anew at once. */
+static void look_at_clock(struct daemon *d)
+{
+	char text[40];
+	bool first = !d->clock_ahead;
+	int64_t by = jumped(d);
+	d->clock_ahead = (int64_t)daemon_now(d) - (int64_t)(daemon_ms(d) / 1000);
+	if (!by)
+		return;
+	if (!first)
+		log_notice("the clock went %s by %s (was it set, or did the machine sleep?): links are made anew", by > 0 ? "forward" : "back",
+			   text_duration((uint64_t)(by > 0 ? by : -by), text, sizeof text));
+	d->card_due = d->advert_due = d->future_due = true;
+	d->roster_at = 0;
+}
+
 void records_tick(struct daemon *d)
 {
 	uint64_t ms = daemon_ms(d);
+	look_at_clock(d);
 	if (ms >= d->addresses_at) {
 		d->addresses_at = ms + ADDRESSES_AGAIN_MS;
 		look_at_addresses(d);
+		if (d->future_due && mesh_agrees(d->mesh))
+			d->future_due = !records_sign_future(d);
 	}
 	if (d->left)
 		return;
@@ -461,8 +534,7 @@ void records_tick(struct daemon *d)
 		publish_advert(d);
 	}
 	if (d->keys.has_steward && ms >= d->roster_at) {
-		d->roster_at = ms + ROSTER_AGAIN_MS;
-		renew_roster(d);
+		d->roster_at = ms + (renew_roster(d) ? ROSTER_AGAIN_MS : ROSTER_RETRY_MS);
 	}
 	if (d->save_due && !d->saving && ms >= d->save_at)
 		save_start(d);

@@ -17,6 +17,7 @@
 #define SETTLE_MS 300            /* after a change, before placement runs */
 #define TORRENT_PEERS_MS 1000
 #define RETRY_LEAST_MS 1000
+#define ROOM_AGAIN_MS 500
 #define RETRY_MOST_MS 60000
 #define OVERHEAD_STEP 60         /* permille: an engine that did not fit makes its model count for so much more */
 #define OVERHEAD_MOST 2000
@@ -215,6 +216,15 @@ static void place(struct daemon *d, struct residency *r)
 
 /* --- step 3: from disk into memory ----------------------------------------------------------------- */
 
+/* Another model's engine may still hold what was placed there before, while its new layers arrive. */
+static bool has_room(const struct daemon *d, const struct residency *r)
+{
+	uint64_t used = r->cost;
+	for (size_t i = 0; i < d->n_models; i++)
+		used += &d->models[i] == r ? 0 : d->models[i].loaded;
+	return used <= d->config.share_memory;
+}
+
 static void start_engine(struct daemon *d, struct residency *r)
 {
 	if (r->state == STAGE_QUARANTINED) {
@@ -226,6 +236,10 @@ static void start_engine(struct daemon *d, struct residency *r)
 	r->retry_at = 0;
 	if (!sharing_is_open(&d->sharing))
 		return;          /* residency_open() comes back to it */
+	if (!has_room(d, r)) {
+		r->retry_at = daemon_ms(d) + ROOM_AGAIN_MS;
+		return;
+	}
 	int err = manifest ? store_open_files(d->store, r->model, load.fds, &load.n_fds, &load.extents, &load.n_extents) : ERR_UNKNOWN;
 	if (err == ERR_ARRIVING)
 		return;
@@ -247,6 +261,7 @@ static void start_engine(struct daemon *d, struct residency *r)
 		r->retry_at = daemon_ms(d) + RETRY_MOST_MS;
 	} else {
 		r->start_pending = false;
+		r->loaded = r->cost;
 	}
 }
 
@@ -291,6 +306,8 @@ void residency_on_stage(void *arg, const uint8_t model[KEY_BYTES], enum stage_st
 		return;
 	const struct manifest_body *manifest = store_manifest(d->store, model);
 	r->state = state;
+	if (state == STAGE_NONE || state == STAGE_FAILED || state == STAGE_QUARANTINED)
+		r->loaded = 0;
 	d->advert_due = true;
 	switch (state) {
 	case STAGE_READY:

@@ -162,16 +162,41 @@ int gossip_append_record(struct buf *tail, const uint8_t *record, size_t n)
 	return err ? err : buf_append(tail, record, n);
 }
 
+static int records_head(struct buf *head, bool last)
+{
+	struct pack_writer w;
+	buf_init(head, 64);
+	pack_writer_init(&w, head);
+	pack_map(&w, 1);
+	pack_kv_bool(&w, "last", last);
+	return w.err;
+}
+
 int gossip_send_records(struct gossip *g, struct gossip_peer *p, const struct buf *tail, bool last, struct gossip_clock clock)
 {
 	struct buf head;
-	buf_init(&head, 64);
-	struct pack_writer w;
-	pack_writer_init(&w, &head);
-	pack_map(&w, 1);
-	pack_kv_bool(&w, "last", last);
-	int err = w.err ? w.err : gossip_send_frame(g, p, FRAME_RECORDS, &head, tail, clock);
+	int err = records_head(&head, last);
+	if (!err)
+		err = gossip_send_frame(g, p, FRAME_RECORDS, &head, tail, clock);
 	buf_release(&head);
+	return err;
+}
+
+int gossip_last_word(struct buf *frame, const struct trust *trust, const uint8_t own[KEY_BYTES], const uint8_t other[KEY_BYTES], uint64_t now)
+{
+	/* The roster, too: the other side may still admit a node that is no longer on it. */
+	const struct record *said[] = {trust_find(trust, RECORD_STEWARD, own, own, now), trust_find(trust, RECORD_ROSTER, own, own, now),
+				       trust_find(trust, RECORD_AGREEMENT, own, other, now), trust_find(trust, RECORD_ACCEPTANCE, own, other, now)};
+	struct buf head, tail;
+	int err = records_head(&head, false);
+	buf_init(&tail, FRAME_TAIL_MAX);
+	for (size_t i = 0; !err && i < sizeof said / sizeof *said; i++)
+		if (said[i])
+			err = gossip_append_record(&tail, said[i]->bytes, said[i]->length);
+	if (!err)
+		err = frame_encode(frame, FRAME_RECORDS, head.data, head.length, tail.data, tail.length);
+	buf_release(&head);
+	buf_release(&tail);
 	return err;
 }
 
@@ -319,8 +344,8 @@ bool gossip_next_record(const uint8_t **at, size_t *left, const uint8_t **record
 /* One record of one inbox. Its result, as take()'s. */
 static int take_next(struct gossip *g, struct gossip_peer *p, uint8_t hash[KEY_BYTES], struct gossip_clock clock)
 {
-	const uint8_t *at = p->inbox.data + p->inbox_at, *record;
-	size_t left = p->inbox.length - p->inbox_at, n;
+	const uint8_t *at = p->inbox.data + p->inbox_at, *record = NULL;
+	size_t left = p->inbox.length - p->inbox_at, n = 0;
 	int err;
 	gossip_next_record(&at, &left, &record, &n, &err);     /* checked when it came in */
 	p->inbox_at = p->inbox.length - left;
@@ -380,6 +405,22 @@ bool gossip_work(struct gossip *g, struct gossip_clock clock, const uint8_t **ba
 	if (taken)
 		spread(g, news, taken, clock);
 	return gossip_has_work(g);
+}
+
+void gossip_finish(struct gossip *g, const uint8_t node[KEY_BYTES], struct gossip_clock clock)
+{
+	struct gossip_peer *p = find_peer(g, node);
+	struct news news[GOSSIP_BATCH] = {0};
+	size_t taken = 0;
+	int err = 0;
+
+	for (int i = 0; p && i < GOSSIP_BATCH && p->inbox_at < p->inbox.length && err != ERR_SIGNATURE && !trust_admits(g->config.trust, node, clock.now); i++) {
+		err = take_next(g, p, news[taken].hash, clock);
+		if (err == 1)
+			memcpy(news[taken++].from, node, KEY_BYTES);
+	}
+	if (taken)
+		spread(g, news, taken, clock);
 }
 
 int gossip_frame(struct gossip *g, const uint8_t node[KEY_BYTES], const struct frame *frame, struct gossip_clock clock)

@@ -67,6 +67,8 @@ int gossip_frame(struct gossip *g, const uint8_t node[KEY_BYTES], const struct f
 /* Takes at most GOSSIP_BATCH records from inboxes and passes on what was new. True: more wait. *bad: a neighbour that
  * sent what does not verify, to be disconnected, or NULL. */
 bool gossip_work(struct gossip *g, struct gossip_clock clock, const uint8_t **bad);
+/* Its link has ended: takes at most GOSSIP_BATCH records of what it said last. gossip_peer_down() comes next. */
+void gossip_finish(struct gossip *g, const uint8_t node[KEY_BYTES], struct gossip_clock clock);
 bool gossip_has_work(const struct gossip *g);
 /* Begins the exchanges that are due. Call it several times a second. */
 void gossip_tick(struct gossip *g, struct gossip_clock clock);
@@ -79,6 +81,9 @@ int gossip_accept(struct gossip *g, const uint8_t *record, size_t n, const uint8
 /* Records as RECORDS, JOIN and JOINED carry them. append: ERR_LIMIT when it does not fit. next: false at the end, *err when malformed. */
 int gossip_append_record(struct buf *tail, const uint8_t *record, size_t n);
 bool gossip_next_record(const uint8_t **at, size_t *left, const uint8_t **record, size_t *n, int *err);
+
+/* RECORDS with what `own` said last to `other`, whose nodes are no longer admitted: see trust_owes(). Appends a frame. */
+int gossip_last_word(struct buf *frame, const struct trust *trust, const uint8_t own[KEY_BYTES], const uint8_t other[KEY_BYTES], uint64_t now);
 
 struct gossip_counts {
 	uint64_t digests_sent, records_sent, records_taken, records_refused, bytes_sent;

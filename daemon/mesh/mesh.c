@@ -69,6 +69,16 @@ static void gossip_changed(void *arg)
 	mesh_changed(arg);
 }
 
+/* Most records change nothing about who is admitted. */
+static void recheck(struct mesh *mesh)
+{
+	uint64_t grounds = trust_grounds(mesh->config.trust);
+	if (grounds == mesh->grounds)
+		return;
+	mesh->grounds = grounds;
+	neighbours_recheck(mesh);
+}
+
 void mesh_changed(struct mesh *mesh)
 {
 	uint64_t generation = trust_generation(mesh->config.trust);
@@ -76,7 +86,7 @@ void mesh_changed(struct mesh *mesh)
 		return;
 	mesh->generation = generation;
 	mesh->records_changed = mesh->targets_due = true;
-	neighbours_recheck(mesh);
+	recheck(mesh);
 	mesh_work_soon(mesh);
 }
 
@@ -102,15 +112,25 @@ void mesh_work_soon(struct mesh *mesh)
 		uv_idle_start(&mesh->work, on_work);
 }
 
+/* The clock was set, or the machine slept. Clocks are compared when a link is made: so all are made anew. */
+static void look_at_clock(struct mesh *mesh)
+{
+	int64_t ahead = (int64_t)mesh_now(mesh) - (int64_t)(mesh_ms(mesh) / 1000), by = ahead - mesh->clock_ahead;
+	if (mesh->clock_ahead && (by > CLOCKS_DIFFER_MAX_S || by < -CLOCKS_DIFFER_MAX_S))
+		neighbours_relink(mesh);
+	mesh->clock_ahead = ahead;
+}
+
 static void on_tick(uv_timer_t *timer)
 {
 	struct mesh *mesh = timer->data;
 	uint64_t ms = mesh_ms(mesh);
+	look_at_clock(mesh);
 	if (ms >= mesh->expire_ms) {
 		mesh->expire_ms = ms + EXPIRE_MS;
 		trust_expire(mesh->config.trust, mesh_now(mesh));
 		/* Expiry shows in who is admitted even where nothing was dropped. */
-		neighbours_recheck(mesh);
+		recheck(mesh);
 	}
 	mesh_changed(mesh);
 	if (mesh->targets_due || ms >= mesh->targets_ms) {
@@ -301,6 +321,10 @@ static bool list_peer(const struct record *r, void *arg)
 	uint64_t now = mesh_now(mesh);
 	struct card_body card;
 	uint8_t association[KEY_BYTES];
+	const struct neighbour *n = neighbours_find(mesh, r->subject);
+	/* Whose roster seems to have ended only because of a clock. */
+	if (n && !n->up && neighbours_clock_differs(n) && trust_admits(mesh->config.trust, r->subject, now))
+		now = TRUST_ANY_TIME;
 	/* Of several cards of one node only the one of the association that answers for it. */
 	if (trust_admits(mesh->config.trust, r->subject, now) || trust_association_of(mesh->config.trust, r->subject, now, association) ||
 	    memcmp(association, r->association, KEY_BYTES) || card_read(r, &card))
@@ -314,7 +338,6 @@ static bool list_peer(const struct record *r, void *arg)
 	text_copy(p->name, sizeof p->name, card.name);
 	if (card.n_addresses)
 		text_copy(p->address, sizeof p->address, card.addresses[0]);
-	const struct neighbour *n = neighbours_find(mesh, r->subject);
 	if (!n)
 		return true;
 	p->up = n->up;
@@ -341,6 +364,14 @@ static bool list_peer(const struct record *r, void *arg)
 size_t mesh_peers(const struct mesh *mesh, struct mesh_peer *out, size_t max)
 {
 	struct listing l = {.mesh = mesh, .out = out, .max = max};
-	trust_each(mesh->config.trust, RECORD_CARD, list_peer, &l);
+	trust_each_at(mesh->config.trust, RECORD_CARD, TRUST_ANY_TIME, list_peer, &l);
 	return l.n;
+}
+
+bool mesh_agrees(const struct mesh *mesh)
+{
+	for (size_t i = 0; i < mesh->n_neighbours; i++)
+		if (mesh->neighbours[i]->up)
+			return true;
+	return false;
 }

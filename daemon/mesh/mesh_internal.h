@@ -94,7 +94,9 @@ struct mesh {
 
 	bool targets_due, records_changed;
 	uint64_t expire_ms, targets_ms, clock_warned_ms;
-	uint64_t generation;               /* of trust, as of the last recheck */
+	uint64_t generation;               /* of trust, when others were told last */
+	uint64_t grounds;                  /* of trust, as of the last recheck */
+	int64_t clock_ahead;               /* seconds, of the wall clock before the loop's, at the last tick; 0: no tick yet */
 	struct joining *joining;
 	size_t n_join_failures;
 	struct mesh_join_failure join_failures[CARD_ADDRESSES_MAX];
@@ -120,6 +122,7 @@ void neighbours_on_up(void *owner, struct link *link, const struct link_peer *pe
 void neighbours_on_frame(void *owner, struct link *link, const struct frame *frame);
 void neighbours_on_closed(void *owner, struct link *link, int why, const char *detail);
 void neighbours_recheck(struct mesh *mesh);                                   /* disconnects whom trust no longer admits */
+void neighbours_relink(struct mesh *mesh);                                    /* ends every link and dials anew, at once */
 void neighbours_refresh(struct mesh *mesh);                                   /* whom to dial, from the cards */
 void neighbours_dial(struct mesh *mesh);                                      /* what is due */
 struct neighbour *neighbours_find(const struct mesh *mesh, const uint8_t node[KEY_BYTES]);

@@ -70,6 +70,12 @@ void port_free(struct port *port)
 
 /* --- who is let in ------------------------------------------------------------------------------- */
 
+/* A node that is admitted, or would be if nothing ended by time: when everything seems to have ended it may be our clock. */
+static bool is_ours(const struct mesh *mesh, const uint8_t node[KEY_BYTES])
+{
+	return !trust_admits(mesh->config.trust, node, mesh_now(mesh)) || !trust_admits(mesh->config.trust, node, TRUST_ANY_TIME);
+}
+
 /* Unless both clocks agree roughly, "expired" and "not yet" mean nothing. Said to people when a node that we know says so. */
 static int check_clock(struct mesh *mesh, const struct link_peer *peer, const uint8_t node[KEY_BYTES], char *why, size_t why_size)
 {
@@ -87,7 +93,7 @@ static int check_clock(struct mesh *mesh, const struct link_peer *peer, const ui
 		snprintf(why, why_size, CLOCK_TROUBLE " %s ahead of ours: one of the two is wrong (`timedatectl set-ntp true`)", text);
 	else
 		snprintf(why, why_size, CLOCK_TROUBLE " %s behind ours: one of the two is wrong (`timedatectl set-ntp true`)", text);
-	struct neighbour *n = trust_admits(mesh->config.trust, node, now) ? NULL : neighbours_get(mesh, node);
+	struct neighbour *n = is_ours(mesh, node) ? neighbours_get(mesh, node) : NULL;
 	if (n)
 		text_copy(n->trouble, sizeof n->trouble, why);
 	if (mesh_ms(mesh) >= mesh->clock_warned_ms) {
@@ -130,29 +136,42 @@ int neighbours_read_card(const struct mesh *mesh, const struct link_peer *peer, 
 	return 0;
 }
 
-/* All that can be said about a node from its handshake. psk: for a joiner of ours; NULL where we dialled. *clock: nothing is wrong
- * with it but its clock. */
-static int check_peer(struct mesh *mesh, const struct link_peer *peer, struct record *card, uint8_t *psk, bool *clock, char *why, size_t why_size)
+/* Why a node that is not let in is answered all the same. */
+enum answer {
+	ANSWER_NOTHING,
+	ANSWER_CLOCK,                      /* nothing is wrong with it but its clock: it is to see ours and say so */
+	ANSWER_LAST_WORD,                  /* it may not know that our association has ended what there was: trust_owes() */
+};
+
+/* All that can be said about a node from its handshake. psk: for a joiner of ours; NULL where we dialled. */
+static int check_peer(struct mesh *mesh, const struct link_peer *peer, struct record *card, uint8_t *psk, enum answer *answer, char *why, size_t why_size)
 {
-	*clock = false;
+	uint8_t association[KEY_BYTES];
+	*answer = ANSWER_NOTHING;
 	int err = neighbours_read_card(mesh, peer, card, why, why_size);
 	if (err)
 		return err;
 	if (peer->invited) {
 		if (psk)
 			err = join_admit(mesh, peer, psk, why, why_size);
-	} else {
-		err = trust_admits(mesh->config.trust, card->subject, mesh_now(mesh));
-		if (err)
-			snprintf(why, why_size, "no roster in force that is known here names it");
+	} else if (!is_ours(mesh, card->subject)) {
+		snprintf(why, why_size, "no roster that is known here names it");
+		err = ERR_DENIED;
+		if (psk && trust_owes(mesh->config.trust, card->subject, association))
+			*answer = ANSWER_LAST_WORD;
 	}
 	if (err)
 		return err;
-	/* Before expiry, which would blame the card for what the clock does. */
+	/* Before expiry, which would blame records for what the clock does. */
 	err = check_clock(mesh, peer, card->subject, why, why_size);
-	*clock = err != 0;
+	*answer = err ? ANSWER_CLOCK : ANSWER_NOTHING;
 	if (err)
 		return err;
+	err = peer->invited ? 0 : trust_admits(mesh->config.trust, card->subject, mesh_now(mesh));
+	if (err) {
+		snprintf(why, why_size, "no roster in force that is known here names it");
+		return err;
+	}
 	err = record_is_current(card, mesh_now(mesh));
 	if (err)
 		snprintf(why, why_size, "its card has expired");
@@ -164,15 +183,25 @@ int neighbours_admit(void *owner, const struct link_peer *peer, uint8_t psk[CHAN
 	struct mesh *mesh = owner;
 	struct record card;
 	char why[160] = "";
-	bool clock;
-	int err = check_peer(mesh, peer, &card, psk, &clock, why, sizeof why);
-	/* A node of which only the clock is wrong is answered, so that it sees ours and can say so: both sides end the link then. */
-	if (clock)
-		return 0;
+	enum answer answer;
+	int err = check_peer(mesh, peer, &card, psk, &answer, why, sizeof why);
+	if (answer == ANSWER_CLOCK || (answer == ANSWER_LAST_WORD && peer->kind == LINK_BULK))
+		return 0;                  /* the link ends as soon as it is up */
 	/* Strangers shall not fill the log. */
 	if (err)
 		log_debug("a node that dialled was not let in: %s", why);
 	return err;
+}
+
+static void say_last_word(struct mesh *mesh, struct link *link, const uint8_t node[KEY_BYTES])
+{
+	uint8_t association[KEY_BYTES];
+	struct buf frame;
+	buf_init(&frame, FRAME_MAX);
+	if (trust_owes(mesh->config.trust, node, association) &&
+	    !gossip_last_word(&frame, mesh->config.trust, mesh->config.keys->association, association, mesh_now(mesh)))
+		link_send(link, &frame);
+	buf_release(&frame);
 }
 
 /* --- up and down --------------------------------------------------------------------------------- */
@@ -282,8 +311,8 @@ void neighbours_on_up(void *owner, struct link *link, const struct link_peer *pe
 	struct record card;
 	char why[160] = "";
 	uint8_t psk[CHANNEL_KEY];
-	bool clock;
-	int err = check_peer(mesh, peer, &card, port ? NULL : psk, &clock, why, sizeof why);
+	enum answer answer;
+	int err = check_peer(mesh, peer, &card, port ? NULL : psk, &answer, why, sizeof why);
 	sodium_memzero(psk, sizeof psk);
 	if (!err && port && memcmp(port->node, card.subject, KEY_BYTES)) {
 		snprintf(why, sizeof why, "another node answers with that link key");
@@ -298,7 +327,9 @@ void neighbours_on_up(void *owner, struct link *link, const struct link_peer *pe
 		log_debug("a link with %s ends: %s", link_address(link), why);
 		if (port)
 			text_copy(port->why, sizeof port->why, why);
-		link_close(link, err);
+		if (answer == ANSWER_LAST_WORD)
+			say_last_word(mesh, link, card.subject);
+		link_close(link, answer == ANSWER_LAST_WORD ? 0 : err);         /* in peace: what was sent arrives */
 		return;
 	}
 	port->up = true;
@@ -341,8 +372,11 @@ static void neighbour_closed(struct port *port, int why, const char *detail)
 			set_up(mesh, n, false);
 		}
 	}
-	if (port->kind == LINK_BULK && was_up && !(n && n->ports[1]))
+	if (port->kind == LINK_BULK && was_up && !(n && n->ports[1])) {
+		if (!mesh->closing)
+			gossip_finish(mesh->gossip, port->node, mesh_clock(mesh));
 		gossip_peer_down(mesh->gossip, port->node);
+	}
 }
 
 void neighbours_on_closed(void *owner, struct link *link, int why, const char *detail)
@@ -396,6 +430,16 @@ void neighbours_recheck(struct mesh *mesh)
 			dialing_forget(mesh->dialing, n->node);
 			neighbours_disconnect(mesh, n->node, ERR_DENIED);
 		}
+	}
+}
+
+void neighbours_relink(struct mesh *mesh)
+{
+	for (size_t i = 0; i < mesh->n_neighbours; i++) {
+		struct neighbour *n = mesh->neighbours[i];
+		if (n->ports[0] || n->ports[1])
+			neighbours_disconnect(mesh, n->node, ERR_EXPIRED);
+		dialing_hurry(mesh->dialing, n->node, mesh_ms(mesh));
 	}
 }
 
@@ -507,6 +551,8 @@ static bool name_target(const struct record *r, void *arg)
 	uint64_t now = mesh_now(mesh);
 	struct card_body card;
 	uint8_t association[KEY_BYTES];
+	if (trust_admits(mesh->config.trust, r->subject, now))
+		now = TRUST_ANY_TIME;              /* it is asked what time it is: see is_ours() */
 	if (trust_admits(mesh->config.trust, r->subject, now) || trust_association_of(mesh->config.trust, r->subject, now, association) ||
 	    memcmp(association, r->association, KEY_BYTES) || card_read(r, &card))
 		return true;
@@ -519,11 +565,11 @@ static bool name_target(const struct record *r, void *arg)
 void neighbours_refresh(struct mesh *mesh)
 {
 	dialing_begin(mesh->dialing);
-	trust_each(mesh->config.trust, RECORD_CARD, name_target, mesh);
+	trust_each_at(mesh->config.trust, RECORD_CARD, TRUST_ANY_TIME, name_target, mesh);
 	dialing_end(mesh->dialing);
 	for (size_t i = mesh->n_neighbours; i-- > 0;) {
 		struct neighbour *n = mesh->neighbours[i];
-		if (n->ports[0] || n->ports[1] || !trust_admits(mesh->config.trust, n->node, mesh_now(mesh)))
+		if (n->ports[0] || n->ports[1] || is_ours(mesh, n->node))
 			continue;
 		free(n);
 		mesh->neighbours[i] = mesh->neighbours[--mesh->n_neighbours];
@@ -534,6 +580,8 @@ static void dial(struct mesh *mesh, const struct dial *d)
 {
 	struct card_body card;
 	int err = trust_card_of(mesh->config.trust, d->node, mesh_now(mesh), &card);
+	if (err)
+		err = trust_card_of(mesh->config.trust, d->node, TRUST_ANY_TIME, &card);
 	struct neighbour *n = neighbours_get(mesh, d->node);
 	struct port *port = err ? NULL : port_new(mesh, PORT_NEIGHBOUR, d->kind, d->node);
 	if (!err && (!port || !n))

@@ -7,7 +7,7 @@
  *
  * A held record whose signer has lost his say (a former steward, a node left out) binds nobody: a new one takes
  * its place whatever the sequence numbers. An expired one still binds until all those it replaced have expired,
- * else an older one with a longer life would come back.
+ * else an older one with a longer life would come back. Then it is asleep: should the clock be set back it counts again.
  *
  * SPDX-License-Identifier: AGPL-3.0-or-later */
 #include <errno.h>
@@ -16,6 +16,9 @@
 #include <string.h>
 
 #include "daemon/trust/trust_set.h"
+
+#define STEP_S 60                         /* a larger step of the clock is a jump */
+#define LOOK_S 3600                       /* so often at least everything is looked at */
 
 static size_t kind_max(enum record_kind kind)
 {
@@ -244,7 +247,39 @@ static int entry_insert(struct trust *trust, struct entry *e, struct roster_body
 	return 0;
 }
 
+/* What has ended is kept for as long as nothing needs its room: of the same place, else of the same association, else of anybody but us. */
+static bool drop_one_asleep(struct trust *trust, const struct entry *for_, const struct entry *held)
+{
+	uint32_t best = INDEX_NONE;
+	int best_rank = 0;
+
+	for (uint32_t i = 0; i < trust->n_entries; i++) {
+		const struct entry *e = trust->entries[i];
+		int rank;
+
+		if (!e || !e->asleep || e == held)
+			continue;
+		rank = e->slot != for_->slot ? e->slot != 0 : e->record.kind == for_->record.kind ? 3 : 2;
+		if (rank > best_rank || (rank && rank == best_rank && e->asleep < trust->entries[best]->asleep)) {
+			best = i;
+			best_rank = rank;
+		}
+	}
+	if (best == INDEX_NONE)
+		return false;
+	entry_remove(trust, best);
+	return true;
+}
+
 /* --- accepting -------------------------------------------------------------------------------------- */
+
+static void tell_time(struct trust *trust, uint64_t now)
+{
+	if (now > trust->now)
+		trust->lived += now - trust->now < STEP_S ? now - trust->now : STEP_S;
+	trust->dirty |= now < trust->now;        /* what was over may not be any more */
+	trust->now = now;
+}
 
 static bool by_steward(enum record_kind kind)
 {
@@ -256,6 +291,19 @@ static bool by_steward(enum record_kind kind)
 static bool is_kept(enum record_kind kind)
 {
 	return by_steward(kind) || kind == RECORD_MANIFEST;
+}
+
+/* Said anew all the time: once over it is of no use to anybody. */
+static bool passes(enum record_kind kind)
+{
+	return kind == RECORD_ADVERT || kind == RECORD_RECEIPT;
+}
+
+/* By which the nodes of an association are known to whom our last word is still to be told. */
+static bool names_the_owed(const struct trust *trust, const struct entry *e)
+{
+	return trust->slots[e->slot].owed && (e->record.kind == RECORD_STEWARD || e->record.kind == RECORD_ROSTER) &&
+	       trust_signer_may(trust, e, TRUST_ANY_TIME);
 }
 
 static bool is_authority(enum record_kind kind)
@@ -279,12 +327,32 @@ static int check_room(const struct trust *trust, const struct entry *e, const st
 	return 0;
 }
 
-/* 0 when the new one may take the held one's place. */
+static int make_room(struct trust *trust, const struct entry *e, const struct entry *held)
+{
+	int err = check_room(trust, e, held);
+
+	while (err && drop_one_asleep(trust, e, held))
+		err = check_room(trust, e, held);
+	return err;
+}
+
+static bool has_a_say(const struct trust *trust, const struct entry *e, uint64_t now)
+{
+	return trust_authorised(trust, e, now) || trust_authorised(trust, e, TRUST_ANY_TIME);
+}
+
+/* What a node said of itself while its clock and ours were ahead, and may have forgotten since. Others do not even take it. */
+static bool is_unheard(const struct entry *held, uint64_t now)
+{
+	return (held->record.kind == RECORD_CARD || held->record.kind == RECORD_ADVERT) && !held->negative && record_is_current(&held->record, now);
+}
+
+/* 0 when the new one may take the held one's place. now: TRUST_ANY_TIME when both come from disk. */
 static int check_newer(const struct trust *trust, const struct record *r, const struct entry *held, uint64_t now)
 {
-	if (!held || !trust_authorised(trust, held, now))
+	if (!held || !has_a_say(trust, held, now))
 		return 0;
-	if (now > held->remember)
+	if (now != TRUST_ANY_TIME && (now > held->remember || is_unheard(held, now)))
 		return 0;
 	if (r->sequence != held->record.sequence)
 		return r->sequence > held->record.sequence ? 0 : ERR_STALE;
@@ -314,6 +382,15 @@ static uint32_t number_of(const struct trust *trust, const struct entry *e)
 	return i;
 }
 
+/* Then its card decides who answers for it. */
+static bool is_claimed_twice(const struct trust *trust, const uint8_t *node)
+{
+	struct index_walk walk;
+	uint64_t hash = index_hash(&trust->by_node, node, KEY_BYTES);
+
+	return index_first(&trust->by_node, hash, &walk) != INDEX_NONE && index_next(&trust->by_node, &walk) != INDEX_NONE;
+}
+
 static int store(struct trust *trust, const struct entry *judged, struct entry *held, struct roster_body *roster, uint64_t now)
 {
 	struct entry *e = malloc(sizeof *e);
@@ -335,6 +412,8 @@ static int store(struct trust *trust, const struct entry *judged, struct entry *
 		if (a->handover_until < trust->due)
 			trust->due = a->handover_until;
 	}
+	if (is_authority(e->record.kind) || e->negative || (held && held->negative) || (e->record.kind == RECORD_CARD && is_claimed_twice(trust, e->record.subject)))
+		trust->grounds++;
 	if (held)
 		entry_remove(trust, number_of(trust, held));
 	err = entry_insert(trust, e, roster);
@@ -362,38 +441,41 @@ static int accept_record(struct trust *trust, const uint8_t *bytes, size_t n, ui
 {
 	struct entry e = { .edge_next = INDEX_NONE }, *held;
 	struct roster_body roster = { 0 };
+	uint64_t judged = restoring ? TRUST_ANY_TIME : now;
 	uint8_t hash[KEY_BYTES];
 	int err;
 
 	if (n > RECORD_MAX)
 		return ERR_LIMIT;
-	trust->now = now;
+	tell_time(trust, now);
 	crypto_generichash(hash, sizeof hash, bytes, n, NULL, 0);
-	if (entry_by_hash(trust, hash))
-		return 0;
+	held = entry_by_hash(trust, hash);
+	if (held)
+		return trust_valid(trust, held, judged) || (held->slot == 0 && is_kept(held->record.kind)) ? 0 :
+		       trust_is_over(&held->record, now) ? ERR_EXPIRED : ERR_DENIED;
 	err = record_parse(&e.record, bytes, n);
-	if (!err)
+	if (!err && (!restoring || passes(e.record.kind)))
 		err = record_is_current(&e.record, now);
 	if (err)
 		return err;
 	e.slot = trust_slot(trust, e.record.association);
 	if (e.slot == INDEX_NONE)
 		return ERR_DENIED;
-	if (!trust_authorised(trust, &e, now) && !(restoring && e.slot == 0 && is_kept(e.record.kind)))
+	if (!trust_authorised(trust, &e, judged) && !(restoring && ((e.slot == 0 && is_kept(e.record.kind)) || names_the_owed(trust, &e))))
 		return ERR_DENIED;
 	held = trust_entry(trust, e.record.kind, e.record.association, e.record.subject);
-	err = check_newer(trust, &e.record, held, now);
+	err = check_newer(trust, &e.record, held, judged);
 	if (err)
 		return err;
 	err = record_open(&e.record, bytes, n);         /* the dear part comes last: 76 us */
 	if (err)
 		return err;
 	e.remember = e.record.expires;
-	if (held && trust_authorised(trust, held, now) && held->remember > e.remember)
+	if (held && has_a_say(trust, held, now) && held->remember > e.remember)
 		e.remember = held->remember;
 	err = trust_decode(&e, &roster);
 	if (!err)
-		err = check_room(trust, &e, held);
+		err = make_room(trust, &e, held);
 	if (!err)
 		err = store(trust, &e, held, &roster, now);
 	if (err < 0 && roster.nodes)
@@ -447,53 +529,73 @@ void trust_forget(struct trust *trust, const uint8_t association[KEY_BYTES])
 
 /* --- dropping --------------------------------------------------------------------------------------- */
 
+/* Without these three there is nobody that we could learn from: not even an expired one is lost. */
+static bool is_our_ground(const struct entry *e)
+{
+	return e->slot == 0 && (e->record.kind == RECORD_ASSOCIATION || e->record.kind == RECORD_STEWARD || e->record.kind == RECORD_ROSTER);
+}
+
 static bool is_spent(const struct trust *trust, const struct entry *e, uint64_t now)
 {
-	if (now > e->remember)
+	if (now > e->remember && passes(e->record.kind))
+		return true;
+	if (e->asleep && trust->lived - e->asleep > ASLEEP_S && !is_our_ground(e))
 		return true;
 	if (e->slot == 0 && is_kept(e->record.kind))
 		return false;
 	if (e->record.kind == RECORD_ROSTER && trust_handed_over(trust, &trust->slots[e->slot], now))
 		return false;
-	return !trust_authorised(trust, e, now);
+	return !has_a_say(trust, e, now) && !names_the_owed(trust, e);
+}
+
+/* Notes whether it is over; true when that has changed. */
+static bool look_at(struct trust *trust, struct entry *e, uint64_t now)
+{
+	bool over = trust_is_over(&e->record, now), changed = over != e->over;
+
+	e->over = over;
+	if (now <= e->remember)
+		e->asleep = 0;
+	else if (!e->asleep)
+		e->asleep = trust->lived;
+	return changed;
 }
 
 size_t trust_expire(struct trust *trust, uint64_t now)
 {
 	size_t dropped = 0;
+	bool changed = false;
 
-	if (!trust->dirty && now <= trust->due && now >= trust->now) {
-		trust->now = now;
+	tell_time(trust, now);
+	if (!trust->dirty && now <= trust->due)
 		return 0;
-	}
-	trust->now = now;
 	trust->dirty = false;
-	trust_forget_revoked(trust, now);
-	trust_reach(trust, now);
+	trust_reach(trust, now);        /* new grounds, also for what has ended */
 	/* Judged before anything goes: a spent roster takes its nodes' records with it all the same. */
-	trust->due = UINT64_MAX;
+	trust->due = now + LOOK_S;
 	for (size_t i = 0; i < trust->n_entries; i++) {
 		struct entry *e = trust->entries[i];
 		uint64_t end;
 
 		if (!e)
 			continue;
+		changed |= look_at(trust, e, now);
 		if (is_spent(trust, e, now)) {
 			entry_remove(trust, (uint32_t)i);
 			dropped++;
 			continue;
 		}
-		end = now > e->record.expires ? e->remember : e->record.expires;
+		end = e->asleep ? UINT64_MAX : e->over ? e->remember : e->record.expires;
 		if (e->record.kind == RECORD_ROSTER && trust_handed_over(trust, &trust->slots[e->slot], now))
 			end = trust->slots[e->slot].handover_until;
 		if (end < trust->due)
 			trust->due = end;
 	}
 	for (uint32_t i = 1; i < SLOTS_MAX; i++)
-		if (trust->slots[i].used && !trust->slots[i].in_reach && !trust->slots[i].introduced && !trust->slots[i].n_records)
+		if (trust->slots[i].used && !trust->slots[i].in_reach && !trust->slots[i].kept && !trust->slots[i].owed && !trust->slots[i].introduced && !trust->slots[i].n_records)
 			slot_free(trust, i);
-	if (dropped)
-		trust->generation++;
+	trust->generation += dropped || changed;
+	trust->grounds++;
 	return dropped;
 }
 
@@ -512,11 +614,13 @@ struct trust *trust_new(const uint8_t association[KEY_BYTES], const uint8_t node
 	index_init(&trust->by_node);
 	index_init(&trust->by_association);
 	trust->due = UINT64_MAX;
-	if (trust_slot_make(trust, association) != 0) {
+	trust->grounds = 1;
+	trust->admitted = calloc(ADMITTED, sizeof *trust->admitted);
+	if (!trust->admitted || trust_slot_make(trust, association) != 0) {
 		trust_free(trust);
 		return NULL;
 	}
-	trust->slots[0].in_reach = true;
+	trust->slots[0].in_reach = trust->slots[0].kept = true;
 	return trust;
 }
 
@@ -533,6 +637,7 @@ void trust_free(struct trust *trust)
 			roster_free(&body);
 	}
 	free(trust->entries);
+	free(trust->admitted);
 	index_release(&trust->by_key);
 	index_release(&trust->by_hash);
 	index_release(&trust->by_subject);

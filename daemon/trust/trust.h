@@ -16,7 +16,11 @@
  *
  * Reach (trust_reach.c): from our own and the introduced associations along each agreement offered and each acceptance given by
  * somebody in reach. A revoked or expired one no longer reaches; own revocation also ends an introduction.
- * "now" is Unix seconds and comes from the caller. Owner: main. Thread: loop.
+ * "now" is Unix seconds and comes from the caller. It may be wrong for a while, by hours or years, and come right later. So what ends
+ * by time only stops to count: it stays held, is saved, and counts again when the time is right. It goes when something newer takes its
+ * place, when its signer has lost his say otherwise, when room is needed, or after 30 days of running (jumps of the clock are not
+ * counted); our own association, steward and roster never do. Adverts and receipts go at their end. And whether a record was issued in the future is asked when it comes, not again.
+ * Owner: main. Thread: loop.
  *
  * SPDX-License-Identifier: AGPL-3.0-or-later */
 #ifndef TRUST_TRUST_H
@@ -30,6 +34,7 @@
 #define TRUST_BYTES_MAX (256u << 20)
 #define TRUST_BYTES_ASSOCIATION_MAX (32u << 20)
 #define TRUST_HANDOVER_S 10                  /* a former steward's roster goes on naming nodes, so that the new one can reach them */
+#define TRUST_ANY_TIME UINT64_MAX            /* as "now" of a view: as if nothing ended by time. For whom to ask what time it is; decides nothing else */
 #define TRUST_DEGREE_MAX 64                  /* associations that one other association brings into reach */
 
 struct trust;
@@ -41,18 +46,20 @@ void trust_free(struct trust *trust);
  * ERR_DENIED: out of reach, or the signer may not say so *by what is known yet*: offer it again later; ERR_EXPIRED (issued too far
  * in the future, too); ERR_SIGNATURE; ERR_MALFORMED, ERR_LIMIT: never to be accepted, but for a set that is full. */
 int trust_accept(struct trust *trust, const uint8_t *bytes, size_t n, uint64_t now);
-/* As trust_accept(), for records from our own disk: what a former steward of our own association signed is kept too,
- * in force for nobody, so that it can be signed again. */
+/* As trust_accept(), for records from our own disk: they were judged when they came, so what has ended is held again, in force for
+ * nobody. What a former steward of our own association signed is kept too, so that it can be signed again. */
 int trust_restore(struct trust *trust, const uint8_t *bytes, size_t n, uint64_t now);
 /* An association that an invitation vouches for: its records are accepted from now on. ERR_LIMIT. */
 int trust_introduce(struct trust *trust, const uint8_t association[KEY_BYTES]);
 /* Takes that back; it stays in reach where an agreement ties it. */
 void trust_forget(struct trust *trust, const uint8_t association[KEY_BYTES]);
-/* Drops what has expired, what lost its signer's authority and what is no longer in reach; returns how many. Agreements that
- * end by time leave reach here: call it every second or so, it costs nothing while nothing is due. */
+/* Drops what lost its signer's authority, what is no longer in reach other than by time, and what has been over for long; returns how
+ * many. Agreements that end by time leave reach here: call it every second or so, it costs nothing while nothing is due. */
 size_t trust_expire(struct trust *trust, uint64_t now);
 /* Grows with every change: callers that derive from trust compare and recompute. */
 uint64_t trust_generation(const struct trust *trust);
+/* Grows with every change after which a node may be admitted that was not, or the other way round: seldom. */
+uint64_t trust_grounds(const struct trust *trust);
 
 /* Views stay valid until the next accept, expire or free. NULL when there is none (expired ones are none). */
 const struct record *trust_find(const struct trust *trust, enum record_kind kind, const uint8_t association[KEY_BYTES],
@@ -63,6 +70,8 @@ const struct record *trust_by_hash(const struct trust *trust, const uint8_t hash
 /* Every record of a kind (0: all kinds) that was in force at the last accept or expire, in a stable order; stops when fn
  * returns false. fn must not change trust. */
 void trust_each(const struct trust *trust, enum record_kind kind, bool (*fn)(const struct record *r, void *arg), void *arg);
+
+void trust_each_at(const struct trust *trust, enum record_kind kind, uint64_t now, bool (*fn)(const struct record *r, void *arg), void *arg);
 
 /* The same for one subject, whatever the association: the manifests of a model, the approvals of it, ... */
 void trust_each_subject(const struct trust *trust, enum record_kind kind, const uint8_t subject[KEY_BYTES], uint64_t now,
@@ -79,6 +88,9 @@ int trust_association_of(const struct trust *trust, const uint8_t node[KEY_BYTES
 /* May this node hold a link with us: 0 when its roster is current, its association is in reach and it has not left; ERR_DENIED, for
  * our own node as well. */
 int trust_admits(const struct trust *trust, const uint8_t node[KEY_BYTES], uint64_t now);
+/* Is it a node of an association with which we ended an agreement, and which may not know? It is not admitted, but what we said last is
+ * told to it when it comes: with the agreement the way ended by which it would have heard. */
+bool trust_owes(const struct trust *trust, const uint8_t node[KEY_BYTES], uint8_t association[KEY_BYTES]);
 /* May this record be sent to that node? Private manifests stay among the nodes of their association, receipts between the
  * two associations they are about. */
 bool trust_may_see(const struct trust *trust, const struct record *record, const uint8_t node[KEY_BYTES], uint64_t now);

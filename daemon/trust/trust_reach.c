@@ -10,6 +10,9 @@
  * revocation with them, and the acceptance would reach it again: so revocations are remembered apart until they
  * expire. Only an acceptance issued later than the revocation counts again.
  *
+ * The same walk, as if no agreement ended by time, says whose records are kept although they count for nothing just now: the
+ * clock may be wrong (trust.h).
+ *
  * The walk is breadth first, so that those near us stay when TRUST_ASSOCIATIONS_MAX is too small; another association
  * brings at most TRUST_DEGREE_MAX, so that one that signs without measure crowds out few.
  *
@@ -20,15 +23,16 @@
 
 struct walk {
 	struct trust *trust;
-	uint64_t now;
+	uint64_t now;                          /* or TRUST_ANY_TIME */
+	bool reached[SLOTS_MAX];
 	uint32_t queue[TRUST_ASSOCIATIONS_MAX];
-	size_t n;
+	size_t n, max;
 };
 
 static void visit(struct walk *w, uint32_t slot)
 {
-	if (w->n < TRUST_ASSOCIATIONS_MAX && !w->trust->slots[slot].in_reach) {
-		w->trust->slots[slot].in_reach = true;
+	if (w->n < w->max && !w->reached[slot]) {
+		w->reached[slot] = true;
 		w->queue[w->n++] = slot;
 	}
 }
@@ -38,7 +42,7 @@ static bool was_revoked(const struct trust *trust, const uint8_t *grantor, const
 	for (size_t i = 0; i < trust->n_revoked; i++) {
 		const struct revoked *r = &trust->revoked[i];
 
-		if (r->issued >= since && r->until >= now && !memcmp(r->grantor, grantor, KEY_BYTES) &&
+		if (r->issued >= since && (now == TRUST_ANY_TIME || r->until >= now) && !memcmp(r->grantor, grantor, KEY_BYTES) &&
 		    !memcmp(r->grantee, grantee, KEY_BYTES))
 			return true;
 	}
@@ -49,7 +53,8 @@ static bool reaches(const struct walk *w, const struct entry *e)
 {
 	const struct record *r = &e->record;
 
-	if (e->negative || !trust_valid(w->trust, e, w->now))
+	/* Where the walk is, its association is in reach. */
+	if (e->negative || trust_is_over(r, w->now) || !trust_by_steward(w->trust, e, w->now))
 		return false;
 	return r->kind == RECORD_AGREEMENT || !was_revoked(w->trust, r->subject, r->association, r->issued, w->now);
 }
@@ -63,7 +68,7 @@ static void follow(struct walk *w, uint32_t slot)
 		const struct entry *e = trust->entries[i];
 		uint32_t next;
 
-		if (w->n == TRUST_ASSOCIATIONS_MAX || (slot && degree == TRUST_DEGREE_MAX))
+		if (w->n == w->max || (slot && degree == TRUST_DEGREE_MAX))
 			return;
 		if (!reaches(w, e))
 			continue;
@@ -75,26 +80,48 @@ static void follow(struct walk *w, uint32_t slot)
 	}
 }
 
-void trust_reach(struct trust *trust, uint64_t now)
+static void walk(struct walk *w, struct trust *trust, uint64_t now, size_t max)
 {
-	struct walk w = { .trust = trust, .now = now };
-	bool before[SLOTS_MAX];
-
-	for (size_t i = 0; i < SLOTS_MAX; i++) {
-		before[i] = trust->slots[i].in_reach;
-		trust->slots[i].in_reach = false;
-	}
-	visit(&w, 0);
+	*w = (struct walk){ .trust = trust, .now = now, .max = max };
+	visit(w, 0);
 	for (uint32_t i = 1; i < SLOTS_MAX; i++)
 		if (trust->slots[i].introduced)
-			visit(&w, i);
-	for (size_t i = 0; i < w.n; i++)
-		follow(&w, w.queue[i]);
+			visit(w, i);
+	for (size_t i = 0; i < w->n; i++)
+		follow(w, w->queue[i]);
+}
+
+/* Whom we no longer deal with by our own word, which they may not have heard. */
+static void note_owed(struct trust *trust, uint64_t now)
+{
 	for (size_t i = 0; i < SLOTS_MAX; i++)
-		if (before[i] != trust->slots[i].in_reach) {
-			trust->generation++;
-			break;
-		}
+		trust->slots[i].owed = false;
+	for (uint32_t i = trust->slots[0].edges; i != INDEX_NONE; i = trust->entries[i]->edge_next) {
+		const struct entry *e = trust->entries[i];
+		uint32_t slot = e->negative && !trust_is_over(&e->record, now) ? trust_slot_make(trust, e->record.subject) : INDEX_NONE;
+
+		if (slot != INDEX_NONE)
+			trust->slots[slot].owed = true;
+	}
+}
+
+void trust_reach(struct trust *trust, uint64_t now)
+{
+	struct walk now_, any;
+	bool changed = false;
+
+	note_owed(trust, now);
+	walk(&now_, trust, now, TRUST_ASSOCIATIONS_MAX);
+	walk(&any, trust, TRUST_ANY_TIME, KEPT_MAX);
+	for (size_t i = 0; i < SLOTS_MAX; i++) {
+		struct association *a = &trust->slots[i];
+
+		changed |= a->in_reach != now_.reached[i];
+		a->in_reach = now_.reached[i];
+		a->kept = now_.reached[i] || any.reached[i];
+	}
+	trust->generation += changed;
+	trust->grounds++;
 }
 
 void trust_note_revoked(struct trust *trust, const struct entry *agreement)
@@ -117,14 +144,4 @@ void trust_note_revoked(struct trust *trust, const struct entry *agreement)
 	*to = (struct revoked){ .issued = r->issued, .until = agreement->remember };
 	memcpy(to->grantor, r->association, KEY_BYTES);
 	memcpy(to->grantee, r->subject, KEY_BYTES);
-}
-
-void trust_forget_revoked(struct trust *trust, uint64_t now)
-{
-	size_t kept = 0;
-
-	for (size_t i = 0; i < trust->n_revoked; i++)
-		if (trust->revoked[i].until >= now)
-			trust->revoked[kept++] = trust->revoked[i];
-	trust->n_revoked = kept;
 }

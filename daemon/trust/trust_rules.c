@@ -117,9 +117,21 @@ int trust_decode(struct entry *e, struct roster_body *roster)
 	return ERR_MALFORMED;
 }
 
+/* That it was not issued in the future is asked when it comes, not for ever after: a clock that was ours then and is set back by hours
+ * must not take away what everything else rests on. */
+bool trust_is_over(const struct record *r, uint64_t now)
+{
+	return now != TRUST_ANY_TIME && now > r->expires;
+}
+
+bool trust_reached(const struct association *a, uint64_t now)
+{
+	return now == TRUST_ANY_TIME ? a->kept : a->in_reach;
+}
+
 static bool is_current(const struct trust *trust, uint32_t entry, uint64_t now)
 {
-	return entry != INDEX_NONE && !record_is_current(&trust->entries[entry]->record, now);
+	return entry != INDEX_NONE && !trust_is_over(&trust->entries[entry]->record, now);
 }
 
 static bool signed_by_steward(const struct trust *trust, const struct association *a, const uint8_t *signer, uint64_t now)
@@ -127,9 +139,15 @@ static bool signed_by_steward(const struct trust *trust, const struct associatio
 	return is_current(trust, a->steward, now) && !memcmp(trust->entries[a->steward]->key, signer, KEY_BYTES);
 }
 
+bool trust_by_steward(const struct trust *trust, const struct entry *e, uint64_t now)
+{
+	return signed_by_steward(trust, &trust->slots[e->slot], e->record.signer, now);
+}
+
 bool trust_handed_over(const struct trust *trust, const struct association *a, uint64_t now)
 {
-	return now <= a->handover_until && a->roster != INDEX_NONE &&
+	/* Not longer than it may last, either: the clock may have been set back since. */
+	return now <= a->handover_until && a->handover_until - now <= TRUST_HANDOVER_S && a->roster != INDEX_NONE &&
 	       !memcmp(trust->entries[a->roster]->record.signer, a->former, KEY_BYTES);
 }
 
@@ -142,11 +160,24 @@ bool trust_rostered(const struct trust *trust, const struct association *a, cons
 
 bool trust_authorised(const struct trust *trust, const struct entry *e, uint64_t now)
 {
+	struct entry *known = (struct entry *)(uintptr_t)e;     /* what is remembered in it changes nothing */
+
+	if (now != TRUST_ANY_TIME && trust_holds(trust, e->judged, e->judged_at, now))
+		return e->may_say;
+	bool may = trust_reached(&trust->slots[e->slot], now) && trust_signer_may(trust, e, now);
+	if (now != TRUST_ANY_TIME) {
+		known->judged = trust->grounds;
+		known->judged_at = now;
+		known->may_say = may;
+	}
+	return may;
+}
+
+bool trust_signer_may(const struct trust *trust, const struct entry *e, uint64_t now)
+{
 	const struct association *a = &trust->slots[e->slot];
 	const struct record *r = &e->record;
 
-	if (!a->in_reach)
-		return false;
 	switch (r->kind) {
 	case RECORD_ASSOCIATION:
 	case RECORD_STEWARD:
@@ -155,7 +186,7 @@ bool trust_authorised(const struct trust *trust, const struct entry *e, uint64_t
 	case RECORD_AGREEMENT:
 	case RECORD_ACCEPTANCE:
 	case RECORD_APPROVAL:
-		return signed_by_steward(trust, a, r->signer, now);
+		return trust_by_steward(trust, e, now);
 	case RECORD_CARD:
 	case RECORD_ADVERT:
 	case RECORD_MANIFEST:
@@ -167,7 +198,7 @@ bool trust_authorised(const struct trust *trust, const struct entry *e, uint64_t
 
 bool trust_valid(const struct trust *trust, const struct entry *e, uint64_t now)
 {
-	return !record_is_current(&e->record, now) && trust_authorised(trust, e, now);
+	return !trust_is_over(&e->record, now) && trust_authorised(trust, e, now);
 }
 
 bool trust_in_force(const struct trust *trust, const struct entry *agreement, uint64_t now)

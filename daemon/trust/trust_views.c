@@ -20,14 +20,19 @@ uint64_t trust_sequence(const struct trust *trust, enum record_kind kind, const 
 	return e ? e->record.sequence : 0;
 }
 
-void trust_each(const struct trust *trust, enum record_kind kind, bool (*fn)(const struct record *r, void *arg), void *arg)
+void trust_each_at(const struct trust *trust, enum record_kind kind, uint64_t now, bool (*fn)(const struct record *r, void *arg), void *arg)
 {
 	for (size_t i = 0; i < trust->n_entries; i++) {
 		const struct entry *e = trust->entries[i];
 
-		if (e && (!kind || e->record.kind == kind) && trust_valid(trust, e, trust->now) && !fn(&e->record, arg))
+		if (e && (!kind || e->record.kind == kind) && trust_valid(trust, e, now) && !fn(&e->record, arg))
 			return;
 	}
+}
+
+void trust_each(const struct trust *trust, enum record_kind kind, bool (*fn)(const struct record *r, void *arg), void *arg)
+{
+	trust_each_at(trust, kind, trust->now, fn, arg);
 }
 
 void trust_each_subject(const struct trust *trust, enum record_kind kind, const uint8_t subject[KEY_BYTES], uint64_t now,
@@ -50,7 +55,7 @@ void trust_each_to_renew(const struct trust *trust, bool (*fn)(const struct reco
 	for (size_t i = 0; i < trust->n_entries; i++) {
 		const struct entry *e = trust->entries[i];
 
-		if (!e || e->slot || record_is_current(&e->record, trust->now))
+		if (!e || e->slot || trust_is_over(&e->record, trust->now))
 			continue;
 		if (e->record.kind != RECORD_ROSTER && e->record.kind != RECORD_AGREEMENT &&
 		    e->record.kind != RECORD_ACCEPTANCE && e->record.kind != RECORD_APPROVAL)
@@ -78,7 +83,7 @@ bool trust_in_reach(const struct trust *trust, const uint8_t association[KEY_BYT
 }
 
 /* Of several associations that claim one node, the one that the node's own newest card names. */
-int trust_association_of(const struct trust *trust, const uint8_t node[KEY_BYTES], uint64_t now, uint8_t association[KEY_BYTES])
+static uint32_t claimed_by(const struct trust *trust, const uint8_t *node, uint64_t now)
 {
 	struct index_walk walk;
 	uint32_t i = index_first(&trust->by_node, index_hash(&trust->by_node, node, KEY_BYTES), &walk);
@@ -90,7 +95,7 @@ int trust_association_of(const struct trust *trust, const uint8_t node[KEY_BYTES
 		const struct association *a = &trust->slots[i];
 		const struct record *card;
 
-		if (!a->in_reach || !trust_rostered(trust, a, node, now))
+		if (!trust_reached(a, now) || !trust_rostered(trust, a, node, now))
 			continue;
 		claims++;
 		only = a;
@@ -103,22 +108,64 @@ int trust_association_of(const struct trust *trust, const uint8_t node[KEY_BYTES
 	}
 	if (claims > 1)
 		only = named;
-	if (!only)
+	return only ? (uint32_t)(only - trust->slots) : INDEX_NONE;
+}
+
+/* Its own word that it has left counts until a later roster names it again. */
+static bool has_left(const struct trust *trust, const uint8_t *node, uint32_t slot)
+{
+	const struct association *a = &trust->slots[slot];
+	const struct entry *card = trust_entry(trust, RECORD_CARD, a->key, node);
+
+	return card && card->negative && a->roster != INDEX_NONE && card->record.issued >= trust->entries[a->roster]->record.issued;
+}
+
+/* Asked for each frame of each neighbour. */
+static struct admitted find_admitted(const struct trust *trust, const uint8_t *node, uint64_t now)
+{
+	struct admitted *known = &trust->admitted[(node[0] | node[1] << 8) % ADMITTED], found = { .at = now, .grounds = trust->grounds };
+
+	if (now != TRUST_ANY_TIME && trust_holds(trust, known->grounds, known->at, now) && !memcmp(known->node, node, KEY_BYTES))
+		return *known;
+	memcpy(found.node, node, KEY_BYTES);
+	found.slot = claimed_by(trust, node, now);
+	found.admits = found.slot != INDEX_NONE && memcmp(node, trust->node, KEY_BYTES) && !has_left(trust, node, found.slot);
+	if (now != TRUST_ANY_TIME)
+		*known = found;
+	return found;
+}
+
+int trust_association_of(const struct trust *trust, const uint8_t node[KEY_BYTES], uint64_t now, uint8_t association[KEY_BYTES])
+{
+	struct admitted a = find_admitted(trust, node, now);
+
+	if (a.slot == INDEX_NONE)
 		return ERR_UNKNOWN;
-	memcpy(association, only->key, KEY_BYTES);
+	memcpy(association, trust->slots[a.slot].key, KEY_BYTES);
 	return 0;
 }
 
 int trust_admits(const struct trust *trust, const uint8_t node[KEY_BYTES], uint64_t now)
 {
-	uint8_t association[KEY_BYTES];
+	return find_admitted(trust, node, now).admits ? 0 : ERR_DENIED;
+}
 
-	if (!memcmp(node, trust->node, KEY_BYTES) || trust_association_of(trust, node, now, association))
-		return ERR_DENIED;
-	/* Its own word that it has left counts until a later roster names it again. */
-	const struct entry *card = trust_entry(trust, RECORD_CARD, association, node);
-	const struct entry *roster = trust_entry(trust, RECORD_ROSTER, association, association);
-	return card && card->negative && roster && card->record.issued >= roster->record.issued ? ERR_DENIED : 0;
+uint64_t trust_grounds(const struct trust *trust)
+{
+	return trust->grounds;
+}
+
+bool trust_owes(const struct trust *trust, const uint8_t node[KEY_BYTES], uint8_t association[KEY_BYTES])
+{
+	struct index_walk walk;
+	uint32_t i = index_first(&trust->by_node, index_hash(&trust->by_node, node, KEY_BYTES), &walk);
+
+	for (; i != INDEX_NONE; i = index_next(&trust->by_node, &walk))
+		if (trust->slots[i].owed && trust_rostered(trust, &trust->slots[i], node, TRUST_ANY_TIME)) {
+			memcpy(association, trust->slots[i].key, KEY_BYTES);
+			return true;
+		}
+	return false;
 }
 
 bool trust_approved(const struct trust *trust, const uint8_t association[KEY_BYTES], const uint8_t model[KEY_BYTES], uint64_t now)

@@ -240,13 +240,18 @@ class Evening(unittest.TestCase):
         if not faketime():
             print("skipped: a clock that is an hour wrong needs libfaketime (contrib/packages.txt)", flush=True)
             return
-        self.restart(pc, {"LD_PRELOAD": faketime(), "FAKETIME": "+1h", "FAKETIME_DONT_FAKE_MONOTONIC": "1"})
-        for node in (pc, ruche):
-            text = wait_for("%s to say what is wrong" % node.name, lambda: self.warned(node, "clock", "timedatectl set-ntp true"))
-            print("%s: %s" % (node.name, text), flush=True)
-        self.restart(pc)
-        self.all_is_well()
-        self.assertFalse(self.warned(pc, "clock"))
+        # Two years on everything that pc holds has ended; before that, everything is of the future. Neither may cost it anything.
+        for off in ("+1h", "+17521h", "-17521h"):
+            self.restart(pc, {"LD_PRELOAD": faketime(), "FAKETIME": off, "FAKETIME_DONT_FAKE_MONOTONIC": "1"})
+            for node in (pc, ruche):
+                text = wait_for("%s to say what is wrong" % node.name, lambda: self.warned(node, "clock", "timedatectl set-ntp true"))
+                print("%s: %s" % (node.name, text), flush=True)
+            self.assertFalse(self.warned(pc, "essaim join"), "no new invitation is needed")
+            checks = [c for c in pc.essaim("doctor", ok=False)["checks"] if c["check"] == "clock"]
+            self.assertTrue(any("set-ntp true" in (c.get("remedy") or "") for c in checks), checks)
+            self.restart(pc)
+            self.all_is_well()
+            self.assertFalse(self.warned(pc, "clock"))
 
     def full_disk(self):
         """Of pc: a model arrives that does not fit any more. Then there is room again."""

@@ -298,6 +298,7 @@ void node_start(struct node *node)
 	node->boots++;
 	loop_init(boot);
 	struct daemon *d = &boot->daemon;
+	pthread_mutex_init(&d->save_lock, NULL);
 	d->home = node->home;
 	d->keys = node->keys;
 	d->config = (struct config){.n_addresses = 1, .share_memory = node->memory, .share_weights_only = true, .share_home = node->shares_home,

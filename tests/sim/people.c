@@ -261,7 +261,7 @@ void people_approve(size_t association, size_t model, bool withdrawn)
 void people_renew_steward(size_t association)
 {
 	struct daemon *d = office(association);
-	if (d && !records_renew_steward(d, sim.associations[association].root.secret))
+	if (d && !records_may_sign(d) && !records_renew_steward(d, sim.associations[association].root.secret))
 		sim_trace(node_of(d), "renews its steward");
 }
 
@@ -288,12 +288,21 @@ static bool on_offer(const struct record *r, void *arg)
 	return true;
 }
 
+/* What `essaim status` asks for after a steward was renewed while the clock was ahead. */
+static void renew_what_is_of_the_future(struct daemon *d)
+{
+	const struct record *r = trust_find(d->trust, RECORD_STEWARD, d->keys.association, d->keys.association, daemon_now(d));
+	if (r && record_is_current(r, daemon_now(d)))
+		people_renew_steward(people_association_of(d->keys.association));
+}
+
 void people_tick(struct node *node)
 {
 	struct daemon *d = daemon_of(node);
 	if (!node->keys.has_steward || !sim_chance(1000 * 250 / ACCEPT_EVERY_MS))
 		return;
 	struct offers offers = {.daemon = d};
+	renew_what_is_of_the_future(d);
 	trust_each(d->trust, RECORD_AGREEMENT, on_offer, &offers);
 	for (size_t i = 0; i < offers.n; i++)
 		if (!records_accept(d, offers.from[i], false))

@@ -4,7 +4,8 @@
  *               agreements; a model or two; nodes that join later; in a quarter of the seeds one node that lies
  *   settling    everything starts, at somewhat different times
  *   trouble     questions; links that die, stall, are slow; partitions, also in one direction only; nodes killed, cut off from power,
- *               restarted; engines that crash, hang, forget; clocks that jump; full disks; revocations, agreements, invitations
+ *               restarted; engines that crash, hang, forget; clocks that jump, in some seeds by hours or years; full disks; revocations,
+ *               agreements, invitations
  *   healing     everything is mended, everybody runs. Within HEAL_MS all must know the same and hold their links,
  *               and nobody may admit a revoked node
  *   answering   then every question for which a ring is possible must be answered within ANSWER_MS, and when all is over no session may
@@ -73,6 +74,14 @@ static size_t how_many(void)
 	return 2 + sim_below(7);
 }
 
+/* A clock that nobody set: by an hour, five, a day, or two years, in both directions. Two that are wrong in the same way agree. */
+static int64_t far_off(void)
+{
+	static const int64_t hours[] = {1, 5, 24, 730 * 24};
+	int64_t ms = hours[sim_below(4)] * 3600000 + (int64_t)sim_below(20000);
+	return sim_chance(500) ? ms : -ms;
+}
+
 static void make_world(const char *folder)
 {
 	sim.n_nodes = how_many();
@@ -88,6 +97,7 @@ static void make_world(const char *folder)
 	sim.die_permille = sim_chance(500) ? (unsigned)sim_below(4) : 0;
 	sim.late_permille = sim_chance(500) ? (unsigned)sim_below(20) : 0;
 	sim.full_permille = sim_chance(200) ? (unsigned)sim_below(50) : 0;
+	sim.wild_clocks = sim_chance(200);
 	sim.keep_s = sim_chance(500) ? 5 + (uint32_t)sim_below(300) : 0;
 	sim.n_models = sim_chance(200) ? 2 : 1;
 	for (size_t m = 0; m < sim.n_models; m++) {
@@ -110,7 +120,7 @@ static void make_world(const char *folder)
 		node->shares_home = sim_chance(800);
 		node->memory = sim_chance(150) ? whole + 1000 : sim.n_models * 4200 + sim_below(whole);
 		node->slow = sim_chance(200) ? (unsigned)sim_below(10) : 0;
-		node->clock_ms = (int64_t)sim_below(120000) - 60000;
+		node->clock_ms = sim.wild_clocks && sim_chance(200) ? far_off() : (int64_t)sim_below(120000) - 60000;
 	}
 	sim.n_nodes += joiners;
 	if (sim.n_nodes >= 3 && sim_chance(250)) {
@@ -210,8 +220,8 @@ static void turn_clock(void)
 	struct node *node = some_node(true);
 	if (!node)
 		return;
-	/* Any two stay within the five minutes that records and links allow. */
-	node->clock_ms = (int64_t)sim_below(280000) - 140000;
+	/* Any two stay within the five minutes that records and links allow, unless they are wild. */
+	node->clock_ms = sim.wild_clocks && sim_chance(600) ? far_off() : (int64_t)sim_below(280000) - 140000;
 	sim_trace(node, "its clock is %lld s off now", (long long)node->clock_ms / 1000);
 }
 
@@ -259,7 +269,7 @@ static void trouble(uint64_t ms)
 		void (*fn)(void);
 	} list[] = {
 		{sim_chance(800) ? 40 : 5, ask}, {(unsigned)sim_below(6), partition}, {(unsigned)sim_below(8), wire_heal}, {(unsigned)sim_below(6), kill_or_stop},
-		{4 + (unsigned)sim_below(6), start_one}, {(unsigned)sim_below(6), harm_engine}, {sim_chance(300) ? 2 : 0, turn_clock},
+		{4 + (unsigned)sim_below(6), start_one}, {(unsigned)sim_below(6), harm_engine}, {sim.wild_clocks ? 3 : sim_chance(300) ? 2 : 0, turn_clock},
 		{(unsigned)sim_below(10), administer},
 	};
 	const size_t n = sizeof list / sizeof *list;

@@ -609,4 +609,6 @@ void wire_release(void)
 		sim.cables->refs = 1;
 		unref(sim.cables);
 	}
+	memset(silent, 0, sizeof silent);
+	memset(blocked_since, 0, sizeof blocked_since);
 }

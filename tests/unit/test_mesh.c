@@ -415,6 +415,12 @@ static void a_revoked_partner_is_disconnected_everywhere_at_once(void **state)
 		turn(20);
 	assert_int_equal(sites[C].peers_up, ups);
 	assert_false(mesh_is_up(sites[A].mesh, sites[C].keys.node));
+	/* Nobody speaks with it any more, but it was told why. */
+	struct agreement_body terms;
+	const struct record *r = trust_find(sites[C].trust, RECORD_AGREEMENT, people[0].root.key, people[2].root.key, site_now(&sites[C]));
+	assert_non_null(r);
+	assert_int_equal(agreement_read(r, &terms), 0);
+	assert_true(terms.revoked);
 }
 
 static void a_node_joins_and_a_roster_without_it_puts_it_out(void **state)

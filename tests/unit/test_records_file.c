@@ -116,7 +116,8 @@ static void the_order_in_the_file_does_not_matter(void **state)
 	(void)state;
 }
 
-static void expired_records_are_left_behind(void **state)
+/* All of it, but it counts only while the clock says so. */
+static void what_has_ended_is_known_again_when_the_clock_is_right(void **state)
 {
 	struct trust *t;
 
@@ -124,8 +125,23 @@ static void expired_records_are_left_behind(void **state)
 	save(*state);
 	world_now += world_life + 1;
 	t = load();
-	assert_int_equal(report.kept, 0);
-	assert_int_equal(report.refused, 12);
+	assert_int_equal(report.kept, 12);
+	trust_expire(t, world_now);
+	assert_int_equal(count_of(t, 0), 0);
+	assert_false(trust_agreement_in_force(t, abeille.root.key, bourdon.root.key, world_now));
+	save(t);
+	trust_free(t);
+	world_now -= 800 * DAY;                        /* and behind */
+	t = load();
+	assert_int_equal(report.kept, 12);
+	trust_expire(t, world_now);
+	save(t);
+	trust_free(t);
+	world_now += 800 * DAY - world_life;
+	t = load();
+	assert_int_equal(report.kept, 12);
+	assert_int_equal(count_of(t, 0), 12);
+	assert_true(trust_agreement_in_force(t, abeille.root.key, bourdon.root.key, world_now));
 	trust_free(t);
 }
 
@@ -261,7 +277,7 @@ int main(void)
 		FACT(what_was_saved_is_known_again),
 		FACT(no_file_is_an_empty_one),
 		FACT(the_order_in_the_file_does_not_matter),
-		FACT(expired_records_are_left_behind),
+		FACT(what_has_ended_is_known_again_when_the_clock_is_right),
 		FACT(our_own_revocation_does_not_undo_a_later_introduction),
 		FACT(a_lapsed_stewards_agreements_survive_a_restart_to_be_signed_again),
 		FACT(a_file_cut_anywhere_keeps_what_stands_before),

@@ -424,7 +424,7 @@ static void an_expired_steward_stops_everything_he_signed(void **state)
 	assert_int_equal(trust_admits(t, abeille.node[1].key, world_now), 0);
 	world_now += 30 * DAY + 1;
 	assert_int_equal(trust_admits(t, abeille.node[1].key, world_now), ERR_DENIED);
-	assert_int_equal(trust_expire(t, world_now), 1);
+	trust_expire(t, world_now);
 	sign_steward(&abeille, &abeille.steward, 2);                  /* the same key again: what it signed counts again */
 	assert_int_equal(take(t), 1);
 	assert_int_equal(trust_admits(t, abeille.node[1].key, world_now), 0);
@@ -538,6 +538,7 @@ static void revocation_shrinks_reach_and_expire_drops_what_is_out(void **state)
 {
 	struct trust *t = *state;
 	struct trust_terms terms;
+	uint8_t found[KEY_BYTES];
 
 	tie(t, (struct grant){ .model = model });
 	sign_agreement(&bourdon, &colibri, (struct grant){ 0 }, 1);
@@ -552,7 +553,11 @@ static void revocation_shrinks_reach_and_expire_drops_what_is_out(void **state)
 	assert_false(trust_in_reach(t, colibri.root.key));
 	assert_int_equal(trust_admits(t, bourdon.node[0].key, world_now), ERR_DENIED);
 	assert_int_equal(trust_admits(t, colibri.node[0].key, world_now), ERR_DENIED);
-	assert_int_equal(trust_expire(t, world_now), 3 + 1 + 1 + 3);  /* people, acceptance, agreement, people */
+	assert_int_equal(trust_expire(t, world_now), 1 + 1 + 1 + 3);  /* their association, acceptance, agreement; people */
+	assert_true(trust_owes(t, bourdon.node[0].key, found));       /* steward and roster tell who is to hear it */
+	assert_memory_equal(found, bourdon.root.key, KEY_BYTES);
+	assert_false(trust_owes(t, colibri.node[0].key, found));
+	assert_false(trust_owes(t, abeille.node[1].key, found));
 	assert_int_equal(count_of(t, 0), 4);                          /* ours, and the revocation */
 	sign_association(&bourdon, 2);
 	assert_int_equal(take(t), ERR_DENIED);
@@ -604,8 +609,156 @@ static void expiry_shrinks_reach_without_any_record(void **state)
 	assert_int_equal(trust_expire(t, world_now), 0);
 	assert_true(trust_in_reach(t, bourdon.root.key));
 	world_now += 1;
-	assert_int_equal(trust_expire(t, world_now), 1 + 3);
+	trust_expire(t, world_now);
 	assert_false(trust_in_reach(t, bourdon.root.key));
+	assert_int_equal(trust_admits(t, bourdon.node[0].key, world_now), ERR_DENIED);
+	assert_int_equal(count_of(t, 0), 3);
+	sign_association(&bourdon, 2);                                /* nothing of theirs comes any more */
+	assert_int_equal(take(t), ERR_DENIED);
+}
+
+/* --- clocks that are wrong for a while ------------------------------------------------------------------ */
+
+/* Two associations with an agreement, cards and a manifest; a node of the other is admitted. */
+static size_t tied_world(struct trust *t, uint8_t id[KEY_BYTES])
+{
+	tie(t, (struct grant){ 0 });
+	sign_card(&abeille, 1, 1);
+	assert_int_equal(take(t), 1);
+	sign_card(&bourdon, 0, 1);
+	assert_int_equal(take(t), 1);
+	sign_manifest(&bourdon, 0, "m", false, 1, id);
+	assert_int_equal(take(t), 1);
+	assert_int_equal(trust_admits(t, bourdon.node[0].key, world_now), 0);
+	return count_of(t, 0);
+}
+
+static void a_clock_that_was_ahead_or_behind_for_a_while_costs_nothing(void **state)
+{
+	static const int64_t offs[] = { 3600, -3600, 730 * (int64_t)DAY, -730 * (int64_t)DAY };
+	struct trust *t = *state;
+	uint8_t id[KEY_BYTES];
+	size_t all = tied_world(t, id);
+
+	for (size_t i = 0; i < sizeof offs / sizeof *offs; i++) {
+		uint64_t wrong = world_now + (uint64_t)offs[i], before = trust_generation(t);
+
+		for (int s = 0; s < 300; s++)
+			assert_int_equal(trust_expire(t, wrong + (uint64_t)s), 0);
+		if (offs[i] > 30 * (int64_t)DAY) {                    /* nothing that has ended counts */
+			assert_int_equal(count_of(t, 0), 0);
+			assert_false(trust_in_reach(t, bourdon.root.key));
+			assert_int_equal(trust_admits(t, bourdon.node[0].key, wrong), ERR_DENIED);
+			assert_int_equal(trust_admits(t, bourdon.node[0].key, TRUST_ANY_TIME), 0);
+			assert_true(trust_generation(t) > before);
+		}
+		world_now += 300;
+		assert_int_equal(trust_expire(t, world_now), 0);
+		assert_int_equal(count_of(t, 0), all);
+		assert_true(trust_agreement_in_force(t, abeille.root.key, bourdon.root.key, world_now));
+		assert_int_equal(trust_admits(t, bourdon.node[0].key, world_now), 0);
+	}
+}
+
+static void what_was_revoked_does_not_come_back_with_the_clock(void **state)
+{
+	struct trust *t = *state;
+	uint8_t id[KEY_BYTES];
+	struct buf old;
+
+	tied_world(t, id);
+	buf_init(&old, RECORD_MAX);
+	sign_roster(&abeille, 3, 2);
+	assert_int_equal(take(t), 1);
+	assert_int_equal(buf_append(&old, world_bytes.data, world_bytes.length), 0);
+	sign_roster(&abeille, 1, 3);                                  /* without node 1 */
+	assert_int_equal(take(t), 1);
+	sign_agreement(&abeille, &bourdon, (struct grant){ .revoked = true }, 9);
+	assert_int_equal(take(t), 1);
+	trust_expire(t, world_now + 800 * DAY);
+	trust_expire(t, world_now - 800 * DAY);
+	assert_int_equal(trust_accept(t, old.data, old.length, world_now), ERR_STALE);
+	trust_expire(t, world_now);
+	assert_int_equal(trust_accept(t, old.data, old.length, world_now), ERR_STALE);
+	assert_int_equal(trust_admits(t, abeille.node[1].key, world_now), ERR_DENIED);
+	assert_int_equal(trust_admits(t, abeille.node[1].key, TRUST_ANY_TIME), ERR_DENIED);
+	assert_int_equal(trust_admits(t, bourdon.node[0].key, world_now), ERR_DENIED);
+	assert_int_equal(trust_admits(t, bourdon.node[0].key, TRUST_ANY_TIME), ERR_DENIED);
+	buf_release(&old);
+}
+
+/* A clock that was ahead let records of the future in. They stay when it is right, and a newer one takes their place. */
+static void what_came_while_the_clock_was_ahead_stays_and_binds(void **state)
+{
+	struct trust *t = *state;
+
+	take_people(t, &abeille);
+	world_now += 2 * DAY;
+	sign_roster(&abeille, 7, 5);
+	assert_int_equal(take(t), 1);
+	world_now -= 2 * DAY;
+	trust_expire(t, world_now);
+	assert_int_equal(trust_admits(t, abeille.node[2].key, world_now), 0);
+	sign_roster(&abeille, 3, 4);
+	assert_int_equal(take(t), ERR_STALE);
+	sign_roster(&abeille, 3, 6);
+	assert_int_equal(take(t), 1);
+	world_now += DAY;
+	sign_card(&abeille, 1, 9);
+	world_now -= DAY;
+	assert_int_equal(take(t), ERR_EXPIRED);                       /* nobody else's of the future */
+	world_now += DAY;
+	assert_int_equal(take(t), 1);
+	world_now -= DAY;
+	sign_card(&abeille, 1, 2);                                    /* it lost power meanwhile, and knows nothing of that one */
+	assert_int_equal(take(t), 1);
+}
+
+static void what_has_ended_goes_after_a_month_of_running_but_for_our_own_ground(void **state)
+{
+	struct trust *t = *state;
+	uint8_t id[KEY_BYTES];
+	size_t dropped = 0;
+
+	tied_world(t, id);
+	trust_expire(t, world_now);
+	world_now += 31 * DAY;
+	for (int i = 0; i < 29 * 24 * 60; i++)
+		dropped += trust_expire(t, world_now += 60);
+	assert_int_equal(dropped, 0);
+	for (int i = 0; i < 3 * 24 * 60; i++)
+		dropped += trust_expire(t, world_now += 60);
+	assert_true(dropped > 5);
+	world_now -= 63 * DAY;
+	trust_expire(t, world_now);
+	assert_int_equal(count_of(t, 0), 3);                          /* our association, steward and roster */
+	assert_int_equal(trust_admits(t, abeille.node[1].key, world_now), 0);
+}
+
+static void what_is_asleep_makes_room(void **state)
+{
+	struct trust *t = *state;
+	uint8_t id[KEY_BYTES];
+	char name[40];
+
+	world_life = 80 * DAY;
+	take_people(t, &abeille);
+	world_life = DAY;
+	for (int i = 0; i < 1024; i++) {
+		snprintf(name, sizeof name, "m%d", i);
+		sign_manifest(&abeille, 0, name, false, 1, id);
+		assert_int_equal(take(t), 1);
+	}
+	sign_manifest(&abeille, 0, "one more", false, 1, id);
+	assert_int_equal(take(t), ERR_LIMIT);
+	world_now += 2 * DAY;
+	trust_expire(t, world_now);
+	sign_manifest(&abeille, 0, "one more", false, 1, id);
+	assert_int_equal(take(t), 1);
+	assert_int_equal(count_of(t, RECORD_MANIFEST), 1);
+	world_now -= 2 * DAY;
+	trust_expire(t, world_now);
+	assert_int_equal(count_of(t, RECORD_MANIFEST), 1024);         /* all but the one that made room; the new one is of the future, and was taken */
 }
 
 static void the_introduced_stay_until_forgotten_or_revoked(void **state)
@@ -916,9 +1069,8 @@ static void the_sequence_that_binds_is_told_also_when_the_clock_went_back(void *
 	assert_int_equal(trust_sequence(t, RECORD_CARD, own.root.key, own.node[0].key), 0);
 	sign_card(&own, 0, 7);
 	assert_int_equal(take(t), 1);
-	/* What it signed is of the future now, so it is in force for nobody; it still binds. */
+	/* What it signed is of the future now; it still binds. */
 	world_now -= 1000;
-	assert_null(trust_find(t, RECORD_CARD, own.root.key, own.node[0].key, world_now));
 	assert_int_equal(trust_sequence(t, RECORD_CARD, own.root.key, own.node[0].key), 7);
 	world_now += 1000;
 	sign_card(&own, 0, 8);
@@ -1027,6 +1179,11 @@ static void random_histories_keep_the_rules(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		FACT(a_clock_that_was_ahead_or_behind_for_a_while_costs_nothing),
+		FACT(what_was_revoked_does_not_come_back_with_the_clock),
+		FACT(what_came_while_the_clock_was_ahead_stays_and_binds),
+		FACT(what_has_ended_goes_after_a_month_of_running_but_for_our_own_ground),
+		FACT(what_is_asleep_makes_room),
 		FACT(a_record_is_new_once_and_known_after),
 		FACT(strangers_are_denied_until_they_come_into_reach),
 		FACT(the_order_of_arrival_does_not_matter),
