@@ -134,7 +134,7 @@ int records_publish(struct daemon *d, struct buf *record);   /* into trust and t
 /* The same for what the steward signs, which is on disk before anybody hears it: else, after a loss of power, others would hold against him what
  * he does not know of. Not published when it cannot be saved. Blocks. */
 int records_publish_saved(struct daemon *d, struct buf *record);
-/* May the steward sign now: 0; ERR_DENIED: no key here; ERR_EXPIRED: his own record is of the future, so this clock is behind, unless
+/* May the steward sign now: 0; ERR_DENIED: no key here; ERR_CLOCK: his own record is of the future, so this clock is behind, unless
  * another node agrees with it. */
 int records_may_sign(const struct daemon *d);
 int records_publish_roster(struct daemon *d, const uint8_t (*nodes)[KEY_BYTES], size_t n);

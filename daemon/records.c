@@ -261,7 +261,7 @@ int records_may_sign(const struct daemon *d)
 	if (!d->keys.has_steward)
 		return ERR_DENIED;
 	/* With a clock that is behind, what is signed has ended before others see it; but it was ahead if another node agrees with it now. */
-	return r && record_is_current(r, daemon_now(d)) && (jumped(d) || !mesh_agrees(d->mesh)) ? ERR_EXPIRED : 0;
+	return r && record_is_current(r, daemon_now(d)) && (jumped(d) || !mesh_agrees(d->mesh)) ? ERR_CLOCK : 0;
 }
 
 int records_publish_roster(struct daemon *d, const uint8_t (*nodes)[KEY_BYTES], size_t n)

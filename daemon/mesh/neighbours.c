@@ -438,7 +438,7 @@ void neighbours_relink(struct mesh *mesh)
 	for (size_t i = 0; i < mesh->n_neighbours; i++) {
 		struct neighbour *n = mesh->neighbours[i];
 		if (n->ports[0] || n->ports[1])
-			neighbours_disconnect(mesh, n->node, ERR_EXPIRED);
+			neighbours_disconnect(mesh, n->node, ERR_CLOCK);
 		dialing_hurry(mesh->dialing, n->node, mesh_ms(mesh));
 	}
 }
