@@ -7,7 +7,8 @@
 
 #define GATHER_US_MAX 3000     /* and no longer than an eighth of what the urgent rows take */
 #define NEWS 0.25              /* what the latest batch counts in a moving average */
-#define FORGET 0.98            /* an estimate that keeps a size from being tried fades, so that it is tried again */
+#define FORGET 0.995           /* an estimate that keeps a size from being tried fades, so that it is tried again: one part of forty or so */
+#define KERNEL_ROWS 4          /* matrix kernels work by so many rows; sizes between two that were measured are multiples of it */
 
 int lines_init(struct lines *lines, struct sessions *sessions, size_t n_shards)
 {
@@ -153,18 +154,20 @@ static size_t urgent_run(struct lines *lines, size_t from, struct lines_batch *o
 
 static uint32_t part_limit(struct pace *pace, int64_t now)
 {
-	double most = pace->urgent_us * LINES_PROMPT_SHARE, guess;
+	double most = pace->urgent_us * LINES_PROMPT_SHARE, guess = pace->part_us[0], more;
 	uint32_t rows = LINES_PART_MIN;
 
 	if (!pace->urgent_at || now - pace->urgent_at > LINES_URGENT_US)
 		return SHARD_ROWS_MAX;
-	guess = pace->part_us[0];
 	for (unsigned i = 1; i < LINES_PARTS && guess > 0; i++) {
-		guess = pace->part_us[i] > 0 ? pace->part_us[i] : 2 * guess;
-		if (guess > most) {
+		more = pace->part_us[i] > 0 ? pace->part_us[i] : 2 * guess;
+		if (more > most) {
 			pace->part_us[i] *= FORGET;
+			if (rows >= KERNEL_ROWS && guess < most)
+				rows += (uint32_t)(rows * (most - guess) / (more - guess)) / KERNEL_ROWS * KERNEL_ROWS;
 			break;
 		}
+		guess = more;
 		rows = LINES_PART_MIN << i;
 	}
 	return rows;

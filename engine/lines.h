@@ -21,8 +21,8 @@
 #include "engine/shard.h"
 
 #define LINES_BYTES_MAX (32u << 20)       /* when more waits, the server reads no more frames for a while */
-#define LINES_PART_MIN 8u
-#define LINES_PARTS 4                     /* 8, 16, 32 and 64 rows */
+#define LINES_PART_MIN 2u                 /* where matrices are bound by arithmetic, four take twice as long as one: more than the share */
+#define LINES_PARTS 6                     /* 2, 4, 8, 16, 32 and 64 rows are measured */
 #define LINES_PROMPT_SHARE 1.75
 #define LINES_URGENT_US 1000000           /* so long after an urgent row prompts still make room */
 

@@ -203,7 +203,7 @@ static void prompts_take_turns_and_never_keep_an_urgent_row_waiting(void **state
 		assert_int_equal(served[i], 4);
 }
 
-/* A row takes 1 ms and so does each row of a prompt: 8 rows, the least, are more than 1.75 ms. Then a row of a prompt takes 20 us. */
+/* A row takes 1 ms and so does each row of a prompt: 2 rows, the least, are more than 1.75 ms. Then a row of a prompt takes 20 us. */
 static void a_prompts_part_is_as_long_as_urgent_rows_allow(void **state)
 {
 	struct world *w = *state;
@@ -232,6 +232,31 @@ static void a_prompts_part_is_as_long_as_urgent_rows_allow(void **state)
 	w->now += 2 * LINES_URGENT_US;                           /* nobody is answered any more */
 	assert_true(next(w));
 	assert_true(w->batch.n_rows >= CHUNK_ROWS);
+}
+
+/* An urgent row takes 10 ms; a prompt's take 5 ms in fours: 12 rows are 15 ms, 16 would be 20. */
+static void parts_between_two_measured_sizes_use_what_is_allowed(void **state)
+{
+	struct world *w = *state;
+	struct session *said = open_on(w, 0, 0, 2), *prompt = open_on(w, 0, 1, 2);
+	unsigned twelve = 0, over = 0;
+
+	for (uint32_t k = 0; k < 128; k++)
+		push(w, prompt, k * 32, 32, 0);
+	for (uint32_t k = 0; k < 200; k++) {
+		push(w, said, k, 1, 1);
+		assert_true(next(w));
+		assert_true(w->batch.urgent);
+		serve(w, 10000);
+		assert_true(next(w));
+		if (k >= 100) {
+			twelve += w->batch.n_rows == 12;
+			over += w->batch.n_rows > 12;
+		}
+		serve(w, (w->batch.n_rows + 3) / 4 * 5000);
+	}
+	assert_true(twelve > 80);
+	assert_true(over < 5);                           /* tried now and then: it may have become faster */
 }
 
 static void blocks_are_joined_only_where_they_follow_each_other(void **state)
@@ -334,6 +359,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(a_draft_that_is_verified_stays_whole, setup, teardown),
 		cmocka_unit_test_setup_teardown(prompts_take_turns_and_never_keep_an_urgent_row_waiting, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_prompts_part_is_as_long_as_urgent_rows_allow, setup, teardown),
+		cmocka_unit_test_setup_teardown(parts_between_two_measured_sizes_use_what_is_allowed, setup, teardown),
 		cmocka_unit_test_setup_teardown(blocks_are_joined_only_where_they_follow_each_other, setup, teardown),
 		cmocka_unit_test_setup_teardown(where_bits_follow_the_shape_blocks_stay_whole, setup, teardown),
 		cmocka_unit_test_setup_teardown(it_pays_to_wait_for_those_who_come_back_at_once, setup, teardown),
