@@ -371,10 +371,17 @@ static const char *text(const char *or_null)
 	return or_null ? or_null : "";
 }
 
-/* FNV-1a, 32 bits (Fowler, Noll, Vo), over the table as text. */
+static uint32_t hash_text(uint32_t hash, const char *text)
+{
+	for (const char *p = text; *p; p++)
+		hash = (hash ^ (uint8_t)*p) * 16777619u;
+	return hash;
+}
+
+/* FNV-1a, 32 bits (Fowler, Noll, Vo), over the table as text, and over what else of ours moves bits: how shard.c keeps keys. */
 uint32_t quirk_hash(void)
 {
-	uint32_t hash = 2166136261u;
+	uint32_t hash = hash_text(2166136261u, "keys q8_0;");
 
 	for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
 		const struct quirk *q = &table[i];
@@ -383,8 +390,7 @@ uint32_t quirk_hash(void)
 		snprintf(line, sizeof line, "%s %d %u %d %d %u %u %u %u %u %s %d %d %s %s %s %s %d;", q->architecture, q->scaled, q->window_period,
 			 q->always_window, q->past_dense, q->state_period, q->step, q->counts[0], q->counts[1], q->counts[2], text(q->zero_key), q->tied, q->whole != NULL,
 			 text(q->must_say[0]), text(q->must_say[1]), text(q->entry), text(q->exit), q->by_id);
-		for (const char *p = line; *p; p++)
-			hash = (hash ^ (uint8_t)*p) * 16777619u;
+		hash = hash_text(hash, line);
 	}
 	return hash;
 }

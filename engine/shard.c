@@ -14,6 +14,7 @@
 
 #define POSITION_AXES 4      /* M-RoPE: time, height, width and one more, axis by axis; one axis otherwise */
 #define TRIAL_ROWS 8         /* decodes of one row at load, to measure a layer; the fastest counts */
+#define KEY_BLOCK 32         /* numbers of a q8_0 block */
 #define FEW_ROWS 3           /* repacked weights have kernels for four rows and for one */
 
 struct capture {
@@ -132,6 +133,33 @@ static struct llama_model *load_model(struct virtual_file *file, const struct sh
 	return model;
 }
 
+/* Numbers of one head's key. */
+static uint64_t key_length(const struct directory *d, uint32_t layer)
+{
+	const struct directory_key *heads = directory_find_own(d, "attention.head_count");
+	uint64_t length = 0, n_head = 0;
+
+	directory_uint(d, directory_find_own(d, "attention.key_length"), &length);
+	directory_uint_at(d, heads, heads && heads->type == VALUE_ARRAY ? layer : 0, &n_head);
+	return length ? length : n_head ? d->n_embd / n_head : 0;
+}
+
+/* May keys be kept in q8_0: blocks of 32 within each head, and values that are not a part of the keys (MLA). */
+static bool keys_packed(const struct directory *d)
+{
+	const struct directory_key *heads = directory_find_own(d, "attention.head_count");
+	uint32_t n = heads && heads->type == VALUE_ARRAY ? d->n_layer : 1;
+	uint64_t swa = 0;
+
+	directory_uint(d, directory_find_own(d, "attention.key_length_swa"), &swa);
+	if (swa % KEY_BLOCK || directory_find_own(d, "attention.kv_lora_rank"))
+		return false;
+	for (uint32_t i = 0; i < n; i++)
+		if (key_length(d, i) % KEY_BLOCK)
+			return false;
+	return true;
+}
+
 /* libllama rounds a session's positions up to 256. */
 static uint64_t positions_of(const struct shard_config *config)
 {
@@ -150,10 +178,15 @@ static struct llama_context *make_context(struct llama_model *model, const struc
 	params.n_outputs_max = config->sessions > outputs ? config->sessions : outputs;
 	params.n_threads = params.n_threads_batch = (int32_t)config->threads;
 	params.kv_unified = false;               /* D2: nobody else's rows move mine */
-	/* The CPU's flash attention has three ways to add up: one for 64 rows and more, one for a single row of a single sequence from
-	 * 256 positions on, one for the rest. Which is taken depends on what else runs, and the results differ by 2 %. With keys that
-	 * are neither float16 nor float32 it has one. bfloat16 is what most models computed their keys in when they were trained. */
-	params.type_k = GGML_TYPE_BF16;
+	/* Whose rows share a batch must not move bits. The CPU's flash attention has three ways to add up (64 rows and more, a single row
+	 * from 512 positions on, the rest), which differ by 2 %. Without it there is one, and with keys in q8_0 that is the fastest there is
+	 * for all kinds of batches. Where keys cannot be kept so, keys that are neither float16 nor float32 leave flash attention one way. */
+	if (keys_packed(config->directory)) {
+		params.type_k = GGML_TYPE_Q8_0;
+		params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;
+	} else {
+		params.type_k = GGML_TYPE_BF16;
+	}
 	params.swa_full = true;                  /* keeps every position, so that truncation is always possible (D4) */
 	params.no_perf = true;
 	if (capture) {
@@ -257,16 +290,16 @@ static uint64_t weights_in_memory(const struct directory *d, const struct virtua
 uint64_t shard_kv_bytes(const struct directory *d, uint32_t layer)
 {
 	const struct directory_key *heads = directory_find_own(d, "attention.head_count"), *kv = directory_find_own(d, "attention.head_count_kv");
-	uint64_t key_length = 0, value_length = 0, n_head = 0, n_kv;
+	uint64_t keys = key_length(d, layer), values = 0, n_head = 0, n_kv;
 
-	directory_uint(d, directory_find_own(d, "attention.key_length"), &key_length);
-	directory_uint(d, directory_find_own(d, "attention.value_length"), &value_length);
+	directory_uint(d, directory_find_own(d, "attention.value_length"), &values);
 	directory_uint_at(d, heads, heads && heads->type == VALUE_ARRAY ? layer : 0, &n_head);
 	if (!directory_uint_at(d, kv, kv && kv->type == VALUE_ARRAY ? layer : 0, &n_kv))
 		n_kv = n_head;
-	if (n_head == 0 || n_kv > 65536 || key_length > 65536 || value_length > 65536)
+	if (n_head == 0 || n_kv > 65536 || keys > 65536 || values > 65536)
 		return 0;
-	return n_kv * ((key_length ? key_length : d->n_embd / n_head) + (value_length ? value_length : d->n_embd / n_head)) * 2;
+	keys = keys_packed(d) ? keys / KEY_BLOCK * (KEY_BLOCK + 2) : 2 * keys;
+	return n_kv * (keys + 2 * (values ? values : d->n_embd / n_head));
 }
 
 /* ggml_backend_sched_new() makes room for up to 60 tensors, and a few numbers, for each node that a graph may have; libllama asks

@@ -34,7 +34,7 @@ struct shard_config {
 
 /* May this range be cut out of this model: ERR_UNSUPPORTED with the reason, ERR_LIMIT for a range outside it. */
 int shard_permitted(const struct directory *directory, struct layer_range range, char *why, size_t why_size);
-/* K and V of one position in one layer, float16; 0 when the file does not describe attention that way. */
+/* K (q8_0, or 16 bits) and V (16 bits) of one position in one layer; 0 when the file does not describe attention that way. */
 uint64_t shard_kv_bytes(const struct directory *directory, uint32_t layer);
 /* What shard_load() will at least allocate, by arithmetic on the directory; compute is not known yet. Cannot abort. */
 int shard_lower_bound(const struct shard_config *config, struct memory_use *use, char *why, size_t why_size);
