@@ -102,7 +102,10 @@ static int publish_demo(struct chat *c)
 /* With no MODEL: the only one there is. */
 static int choose_model(struct chat *c, bool given)
 {
-	if (given)
+	/* The demonstration model may be asked for by its name before it is there. */
+	size_t length = strlen(c->model);
+	bool demo = given && !strncmp(c->model, DEMO_MODEL, length) && !strcmp(DEMO_MODEL + length, ".gguf");
+	if (given && !demo)
 		return 0;
 	yyjson_doc *doc;
 	int status = client_call(c->cli, "model_list", NULL, NULL, NULL, &doc);
@@ -113,7 +116,7 @@ static int choose_model(struct chat *c, bool given)
 	char names[512] = "";
 	yyjson_arr_foreach(yyjson_obj_get(client_result(doc), "models"), i, n, m)
 	{
-		if (!json_bool(m, "approved"))
+		if (!json_bool(m, "approved") || (demo && strcmp(json_text(m, "name"), c->model)))
 			continue;
 		size_t used = strlen(names);
 		snprintf(names + used, sizeof names - used, "%s%s", used ? ", " : "", json_text(m, "name"));
@@ -125,6 +128,8 @@ static int choose_model(struct chat *c, bool given)
 		return 0;
 	if (!found && (status = publish_demo(c)) != EXIT_UNKNOWN)
 		return status;
+	if (given)
+		return 0;
 	return found ? cli_fail(c->cli, EXIT_USAGE, "AMBIGUOUS", "essaim chat MODEL", "which model: %s?", names)
 		     : cli_fail(c->cli, EXIT_UNKNOWN, "UNKNOWN", "essaim model list, then essaim model pull MODEL", "this node runs no model yet");
 }

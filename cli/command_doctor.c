@@ -75,7 +75,7 @@ int command_doctor(struct cli *cli, int argc, char **argv)
 		bool good = !strcmp(state, "good"), skipped = !strcmp(state, "skipped");
 		const char *on = good ? green(cli, true) : skipped ? dim(cli, true) : red(cli, true), *off = red(cli, false);
 		const char *how = good ? _("ok") : word(state);
-		printf("%s%s%*s%s%s%s%s: ", on, how, STATE_WIDTH - text_width(how), "", off, bold(cli, true), name, bold(cli, false));
+		printf(_("%s%s%*s%s%s%s%s: "), on, how, STATE_WIDTH - text_width(how), "", off, bold(cli, true), name, bold(cli, false));
 		fold_print(stdout, STATE_WIDTH + text_width(name) + 2, STATE_WIDTH, "%s", plain_text((char *)json_said(c, "text", said, sizeof said)));
 		if (*json_text(c, "remedy"))
 			fold_print(stdout, 0, STATE_WIDTH + 3, "%*s-> %s", STATE_WIDTH, "", plain_text((char *)json_said(c, "remedy", said, sizeof said)));

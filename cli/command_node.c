@@ -68,7 +68,7 @@ static void print_status_models(struct cli *cli, yyjson_val *models)
 			field(cli, _("state"), _("not approved by this association (essaim model pull NAME)"));
 			continue;
 		}
-		snprintf(line, sizeof line, "%s%s%s", translated(state), *json_text(m, "why") ? ": " : "", reason(json_text(m, "why"), said, sizeof said));
+		snprintf(line, sizeof line, "%s%s%s", translated(state), *json_text(m, "why") ? _(": ") : "", reason(json_text(m, "why"), said, sizeof said));
 		field(cli, _("state"), line);
 		if (yyjson_arr_size(yyjson_obj_get(m, "placed"))) {
 			snprintf(line, sizeof line, _("%s of %llu"), layers_text(yyjson_obj_get(m, "placed"), layers, sizeof layers),
@@ -95,7 +95,7 @@ static void print_status(struct cli *cli, yyjson_val *s)
 	char line[REASON_SIZE], said[REASON_SIZE], a[16], b[16], ago[32];
 	size_t i, n;
 	printf(_("%snode%s: %s%s%s\n"), green(cli, true), green(cli, false), bold(cli, true), json_text(node, "name"), bold(cli, false));
-	snprintf(line, sizeof line, "%s%s", json_text(association, "name"), json_bool(s, "steward") ? _(" (its steward key is here)") : "");
+	snprintf(line, sizeof line, "%s%s", *json_text(association, "name") ? json_text(association, "name") : _("none yet"), json_bool(s, "steward") ? _(" (its steward key is here)") : "");
 	field(cli, _("association"), line);
 	snprintf(line, sizeof line, "%.16s...", json_text(node, "id"));
 	field(cli, _("key"), line);
@@ -118,7 +118,7 @@ static void print_status(struct cli *cli, yyjson_val *s)
 		if (json_bool(o, "up"))
 			snprintf(line, sizeof line, _("up for %s, %s, %.1f ms"), ago_text(json_uint(o, "since"), ago), json_text(o, "address"), json_real(o, "rtt_ms"));
 		else
-			snprintf(line, sizeof line, "%s%s: %s", json_uint(o, "since") ? _("down for ") : _("never up"),
+			snprintf(line, sizeof line, *json_text(o, "trouble") ? _("%s%s: %s") : "%s%s%s", json_uint(o, "since") ? _("down for ") : _("never up"),
 				 json_uint(o, "since") ? ago_text(json_uint(o, "since"), ago) : "", reason(json_text(o, "trouble"), said, sizeof said));
 		field(cli, _("link"), line);
 		snprintf(line, sizeof line, _("%s received, %s sent"), bytes_text(json_uint(o, "bytes_in"), a), bytes_text(json_uint(o, "bytes_out"), b));

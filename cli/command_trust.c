@@ -155,7 +155,7 @@ static int agreement_change(struct cli *cli, const char *command, yyjson_mut_doc
 		return status;
 	yyjson_val *a = yyjson_obj_get(client_result(doc), "agreement");
 	char said[400];
-	fold_print(stdout, 0, 2, "%s: %s", translated(json_text(a, "state")), json_said(a, "text", said, sizeof said));
+	fold_print(stdout, 0, 2, _("%s: %s"), translated(json_text(a, "state")), json_said(a, "text", said, sizeof said));
 	yyjson_doc_free(doc);
 	return EXIT_DONE;
 }

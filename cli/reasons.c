@@ -11,6 +11,11 @@
 
 static const char *const reasons[] = {
 	N_("%s. Here: %s"),
+	N_("this invitation comes from a newer Essaim (version %llu of invitations): upgrade this one first"),
+	N_("this invitation has a space or a line break inside: copy it as one line"),
+	N_("this invitation was cut short or changed on its way: copy the whole line, from essaim:// to its end"),
+	N_("this is longer than any invitation: copy that one line alone"),
+	N_("this is not an invitation: one begins with essaim://join/#"),
 	N_("what is left of today's share of the agreement is granted to conversations that run: ask again when they have ended"),
 	N_("no place was free within %d s: this node answers as many questions at once as it has memory for ([share] sessions)"),
 	N_("no node that answers this association has layers %u to %u ready (see `essaim peers` and `essaim agreement list`)"),
@@ -56,6 +61,7 @@ static const char *const reasons[] = {
 	N_("what answers at %s does not speak Essaim's protocol"),
 	N_("this node runs no model yet (essaim model list)"),
 	N_("no roster in force that is known here names it"),
+	N_("no roster that is known here names it"),
 	N_("more blocks at once than a session may send"),
 	N_("the engine could not be told what to load: %s"),
 	N_("this node serves too many sessions just now"),

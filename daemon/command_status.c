@@ -1,5 +1,6 @@
 /* status, peers, ring, disclosure. Shapes: doc/CONTROL.md.
  * SPDX-License-Identifier: AGPL-3.0-or-later */
+#include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -172,8 +173,15 @@ void command_warnings_into(struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val
 	char ahead[40];
 	yyjson_mut_val *w;
 	const struct record *steward = trust_find(d->trust, RECORD_STEWARD, d->keys.association, d->keys.association, now);
+	bool alone = sodium_is_zero(d->keys.association, KEY_BYTES);
 	warn_of_clocks(d, doc, array);          /* first: it may be why all the rest seems to have ended */
-	if (!steward) {
+	if (d->joined) {
+		w = warning(doc, array, true, "restart essaimd: systemctl restart essaimd, or stop it and start it again");
+		control_say(doc, w, "text", "this node has joined an association, and belongs to it from its next start on");
+	} else if (alone) {
+		w = warning(doc, array, true, "join one with an invitation: on a node of that association run essaim invite --node, here essaim join URL");
+		control_say(doc, w, "text", "this node belongs to no association yet");
+	} else if (!steward) {
 		w = warning(doc, array, true, "compare `date` here with another clock; if it is right, on a node that has the root key: essaim steward renew");
 		control_say(doc, w, "text", "by this machine's clock this association's steward key has expired, so its records do not count (they are kept)");
 	} else if (record_is_current(steward, now)) {
@@ -188,7 +196,7 @@ void command_warnings_into(struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val
 	if (steward && trust_association_of(d->trust, d->keys.node, now, association) && !trust_association_of(d->trust, d->keys.node, TRUST_ANY_TIME, association)) {
 		w = warning(doc, array, true, "compare `date` here with another clock; if it is right, start the node that has the steward key: it signs a new one");
 		control_say(doc, w, "text", "by this machine's clock this association's roster has expired: other nodes will not speak to this one");
-	} else if (trust_association_of(d->trust, d->keys.node, TRUST_ANY_TIME, association)) {
+	} else if (!alone && !d->joined && trust_association_of(d->trust, d->keys.node, TRUST_ANY_TIME, association)) {
 		w = warning(doc, array, true, "join with an invitation: on a node of the association run essaim invite --node, here essaim join URL");
 		control_say(doc, w, "text", "this node is not on its association's roster: other nodes will not speak to it");
 	}

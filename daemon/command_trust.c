@@ -189,6 +189,7 @@ static void on_joined(void *arg, int err, const char *detail)
 	yyjson_mut_obj_add_str(doc, root, "role", partner ? "partner" : "node");
 	yyjson_mut_obj_add_str(doc, root, "association", json_hex(doc, j->invitation.association, KEY_BYTES));
 	yyjson_mut_obj_add_strcpy(doc, root, "association_name", trust_association_name(d->trust, j->invitation.association));
+	d->joined = !partner;
 	yyjson_mut_obj_add_bool(doc, root, "restart", !partner);
 	command_agreements_into(d, doc, yyjson_mut_obj_add_arr(doc, root, "agreements"));
 	yyjson_mut_val *next = yyjson_mut_obj_add_arr(doc, root, "next");
@@ -250,6 +251,7 @@ struct agreement_list {
 	struct daemon *daemon;
 	yyjson_mut_doc *doc;
 	yyjson_mut_val *array;
+	const char *name;              /* of the other side, where it is not known any more; NULL */
 };
 
 static const char *agreement_state(struct daemon *d, const struct record *record, const struct agreement_body *body)
@@ -276,7 +278,7 @@ static bool on_agreement(const struct record *record, void *arg)
 	if ((!granted && !received) || agreement_read(record, &body))
 		return true;
 	const uint8_t *other = granted ? record->subject : record->association;
-	const char *name = trust_association_name(d->trust, other);
+	const char *known = trust_association_name(d->trust, other), *name = !*known && l->name ? l->name : known;
 	const char *state = agreement_state(d, record, &body);
 	char time[32], tokens[40];
 	static const char *const formats[2][2] = {
@@ -297,6 +299,10 @@ static bool on_agreement(const struct record *record, void *arg)
 	yyjson_mut_obj_add_uint(l->doc, o, "stage_seconds_per_day", body.stage_seconds_per_day);
 	yyjson_mut_obj_add_uint(l->doc, o, "priority", body.priority);
 	yyjson_mut_obj_add_uint(l->doc, o, "expires", record->expires);
+	if (body.revoked) {
+		control_say(l->doc, o, "text", granted ? N_("%s may no longer use our nodes") : N_("we may no longer use %s's nodes"), name);
+		return true;
+	}
 	control_say(l->doc, o, "text", formats[granted][body.n_models > 0], name, text_count(body.tokens_per_day, tokens, sizeof tokens),
 		    text_duration(body.stage_seconds_per_day, time, sizeof time));
 	return true;
@@ -304,7 +310,7 @@ static bool on_agreement(const struct record *record, void *arg)
 
 void command_agreements_into(struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val *array)
 {
-	struct agreement_list l = {d, doc, array};
+	struct agreement_list l = {d, doc, array, NULL};
 	trust_each(d->trust, RECORD_AGREEMENT, on_agreement, &l);
 }
 
@@ -317,13 +323,13 @@ void command_agreement_list(void *arg, struct control_request *r, yyjson_val *ar
 	control_done(r, doc);
 }
 
-/* Answers with the agreement between us and `other` in that direction. */
-static void done_with_agreement(struct daemon *d, struct control_request *r, const uint8_t *grantor, const uint8_t *grantee)
+/* Answers with the agreement in that direction. name: the other side's, where it may be out of reach now; else NULL. */
+static void done_with_agreement(struct daemon *d, struct control_request *r, const uint8_t *grantor, const uint8_t *grantee, const char *name)
 {
 	yyjson_mut_val *root;
 	yyjson_mut_doc *doc = json_object(&root);
 	yyjson_mut_val *array = yyjson_mut_arr(doc);
-	struct agreement_list l = {d, doc, array};
+	struct agreement_list l = {d, doc, array, name};
 	const struct record *record = trust_find(d->trust, RECORD_AGREEMENT, grantor, grantee, daemon_now(d));
 	if (record)
 		on_agreement(record, &l);
@@ -378,7 +384,7 @@ void command_agreement_offer(void *arg, struct control_request *r, yyjson_val *a
 	if (err)
 		control_fail(r, err, err == ERR_DENIED ? command_steward_remedy : NULL, "the agreement cannot be offered: %s", err_str(err));
 	else
-		done_with_agreement(d, r, d->keys.association, association);
+		done_with_agreement(d, r, d->keys.association, association, NULL);
 }
 
 void command_agreement_accept(void *arg, struct control_request *r, yyjson_val *args)
@@ -394,7 +400,7 @@ void command_agreement_accept(void *arg, struct control_request *r, yyjson_val *
 	else if (err)
 		control_fail(r, err, err == ERR_DENIED ? command_steward_remedy : NULL, "the agreement cannot be accepted: %s", err_str(err));
 	else
-		done_with_agreement(d, r, association, d->keys.association);
+		done_with_agreement(d, r, association, d->keys.association, NULL);
 }
 
 void command_agreement_revoke(void *arg, struct control_request *r, yyjson_val *args)
@@ -409,11 +415,13 @@ void command_agreement_revoke(void *arg, struct control_request *r, yyjson_val *
 		return;
 	}
 	struct agreement_body terms = {.revoked = true};
+	char name[NAME_SIZE];
+	text_copy(name, sizeof name, trust_association_name(d->trust, association));
 	int err = records_offer(d, association, &terms, 365);
 	if (err)
 		control_fail(r, err, err == ERR_DENIED ? command_steward_remedy : NULL, "the agreement cannot be revoked: %s", err_str(err));
 	else
-		done_with_agreement(d, r, d->keys.association, association);
+		done_with_agreement(d, r, d->keys.association, association, name);
 }
 
 /* --- roster ---------------------------------------------------------------------------------------- */

@@ -70,6 +70,7 @@ struct daemon {
 	struct keys keys;
 	int lock_fd;
 	bool left;                                  /* has left its association: nothing is saved any more */
+	bool joined;                                /* an association, to which it belongs from its next start on */
 	bool steward_replaced;                      /* the steward key here is no longer the association's */
 	bool draining, closing;
 

@@ -7,16 +7,17 @@ import sys
 
 TOP = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
 FILES = """route/route.c route/explain.c views.c views_gateway.c ring/lost.c ring/home.c ring/transit.c residency.c stage/stage.c stage/spawn.c store/store.c
-store/progress.c store/disk.c mesh/neighbours.c link/link.c link/link_dial.c link/link_stream.c link/link_handshake.c api/api_ask.c sharing_watch.c""".split()
-SAYS = re.compile(r'\b(?:snprintf|link_fail|trouble|fail|engine_lost|text_copy|api_error_set|say)\(([^;"]*)((?:"(?:[^"\\]|\\.)*"[^;"]*?)+)[,)]')
+store/progress.c store/disk.c mesh/neighbours.c link/link.c link/link_dial.c link/link_stream.c link/link_handshake.c api/api_ask.c sharing_watch.c trust/invitation.c""".split()
+SAYS = re.compile(r'\b(?:snprintf|link_fail|trouble|fail|refuse|engine_lost|text_copy|api_error_set|say)\(([^;"]*)((?:"(?:[^"\\]|\\.)*"[^;"]*?)+)[,)]')
+NAMED = re.compile(r'static const char (\w+)\[\] = ("[^"]*");')
 TEXT = re.compile(r'"((?:[^"\\]|\\.)*)"')
 
 
 def sentences(name):
     with open(os.path.join(TOP, "daemon", name)) as f:
-        source = re.sub(r'"\s*\n\s*"', "", f.read()).replace('CLOCK_TROUBLE " ', '"their clock is ')
+        source = re.sub(r'"\s*\n\s*"', "", f.read()).replace('CLOCK_TROUBLE " ', '"their clock is ').replace('" URL_PREFIX', 'essaim://join/#"')
     found = []
-    for call in SAYS.finditer(source):
+    for call in list(SAYS.finditer(source)) + list(NAMED.finditer(source)):
         found += [text for text in TEXT.findall(call.group(2)) if re.search(r"[a-z]+ [a-z]+ |\. Here:", re.sub("%[.0-9]*[a-z]+", "", text)) and "%s@" not in text]
     return found
 

@@ -36,7 +36,12 @@ uint32_t route_explain(struct route *r, const char *name, int err, char *out, si
 	if (!*route_why(r))
 		return explain_model(r, name, err, out, size);
 	char here[400];
+	struct route_model m;
 	uint32_t seconds = explain_model(r, name, err, here, sizeof here);
-	snprintf(out, size, "%s. Here: %s", route_why(r), here);
+	/* Where this node could answer there is nothing to say of it. */
+	if (!route_find(r, name, &m, NULL, 0) && m.state == ROUTE_READY)
+		snprintf(out, size, "%s", route_why(r));
+	else
+		snprintf(out, size, "%s. Here: %s", route_why(r), here);
 	return seconds ? seconds : ROUTE_RETRY_BUSY_S;
 }
