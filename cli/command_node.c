@@ -87,6 +87,18 @@ static void print_status_models(struct cli *cli, yyjson_val *models)
 	}
 }
 
+static void print_status_card(struct cli *cli, yyjson_val *gpu)
+{
+	char line[400], a[16], b[16];
+	if (!strcmp(json_text(gpu, "kind"), "none"))
+		return;
+	snprintf(line, sizeof line, _("%s, %s of %s for models used"), json_text(gpu, "name"), bytes_text(json_uint(gpu, "used"), a),
+		 bytes_text(json_uint(gpu, "budget"), b));
+	field(cli, _("graphics card"), line);
+	field(cli, _("sandbox"), strcmp(json_text(gpu, "sandbox"), "software") ? _("wider than usual: engines may speak to the graphics driver")
+									       : _("wider than usual: engines may make code, for the software device"));
+}
+
 static void print_status(struct cli *cli, yyjson_val *s)
 {
 	yyjson_val *node = yyjson_obj_get(s, "node"), *association = yyjson_obj_get(s, "association"),
@@ -109,6 +121,7 @@ static void print_status(struct cli *cli, yyjson_val *s)
 		 strcmp(json_text(budget, "counts"), "weights") ? "" : _(" (weights only are counted)"), strcmp(json_text(sharing, "state"), "open") ? _("; nothing just now: ") : "",
 		 strcmp(json_text(sharing, "state"), "open") ? json_said(sharing, "text", said, sizeof said) : "");
 	field(cli, _("shares"), line);
+	print_status_card(cli, yyjson_obj_get(s, "gpu"));
 	field(cli, _("running for"), ago_text(json_uint(s, "started"), ago));
 	print_status_models(cli, yyjson_obj_get(s, "models"));
 	yyjson_arr_foreach(yyjson_obj_get(s, "peers"), i, n, o)

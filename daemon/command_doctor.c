@@ -44,6 +44,17 @@ static void check_clocks(struct examination *e)
 	free(clocks);
 }
 
+static void check_device(struct examination *e)
+{
+	const struct engine_device *device = &stage_device(e->daemon->stage)->device;
+	char used[32], budget[32];
+	if (!device->kind)
+		return;                            /* a warning of status, where one is wanted */
+	text_bytes(residency_device_used(e->daemon), used, sizeof used);
+	text_bytes(residency_device_budget(e->daemon), budget, sizeof budget);
+	doctor_add(&e->list, "gpu", DOCTOR_GOOD, NULL, "engines use %s: %s of %s; their sandbox is wider for it", device->name, used, budget);
+}
+
 static void check_peers(struct examination *e)
 {
 	for (size_t i = 0; i < e->n_peers; i++)
@@ -173,7 +184,9 @@ void command_doctor(void *arg, struct control_request *r, yyjson_val *args)
 	e->n_peers = mesh_peers(d->mesh, e->peers, PLACEMENT_NODES_MAX);
 	for (size_t i = 0; i < e->n_peers; i++)
 		e->n_up += e->peers[i].up;
-	doctor_local(&e->list, d->home, true, still_to_come(d), residency_used(d));
+	/* what is on a device does not wait for this machine's memory */
+	doctor_local(&e->list, d->home, true, still_to_come(d), residency_used(d) > residency_device_used(d) ? residency_used(d) - residency_device_used(d) : 0);
+	check_device(e);
 	doctor_add(&e->list, "ports", DOCTOR_GOOD, NULL, "listens: links %u, HTTP %u, weights %u", mesh_port(d->mesh), api_port(d->api), store_port(d->store));
 	check_clocks(e);
 	check_peers(e);

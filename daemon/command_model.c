@@ -89,6 +89,8 @@ static void model_into(struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val *o,
 	yyjson_mut_obj_add_uint(doc, engine, "weight_bytes", info.weight_bytes);
 	yyjson_mut_obj_add_uint(doc, engine, "kv_bytes", info.kv_bytes);
 	yyjson_mut_obj_add_uint(doc, engine, "compute_bytes", info.compute_bytes);
+	yyjson_mut_obj_add_uint(doc, engine, "device_bytes", info.device_bytes);
+	yyjson_mut_obj_add_uint(doc, engine, "device_layers", info.device_layers);
 	yyjson_mut_obj_add_uint(doc, engine, "sessions", info.sessions);
 	uint32_t kept = ring_kept(d->ring, r->model);
 	yyjson_mut_obj_add_uint(doc, engine, "sessions_open", info.sessions_open > kept ? info.sessions_open - kept : 0);

@@ -217,6 +217,13 @@ void command_warnings_into(struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val
 	struct portmap_answer mapping;
 	if (portmap_state(d->portmap, &mapping) == PORTMAP_FAILED)
 		command_mapping_into(d, doc, warning(doc, array, true, mapping_remedy(&mapping)), "text");
+	if (stage_device(d->stage)->known && stage_device(d->stage)->why[0]) {
+		w = warning(doc, array, false, N_("see essaim doctor and \"A graphics card\" in doc/OPERATING.md; then restart essaimd"));
+		control_say(doc, w, "text", "no graphics card is used though [share] gpu asks for one: %s", stage_device(d->stage)->why);
+	} else if (stage_device(d->stage)->device.kind && !residency_device_budget(d)) {
+		w = warning(doc, array, false, N_("write [share] gpu_memory = SIZE into essaim.conf, and share so much less memory; then reload"));
+		control_say(doc, w, "text", "%s has no memory of its own, so nothing goes there before you say how much it may take", stage_device(d->stage)->device.name);
+	}
 	struct ending_agreements ending = {d, doc, array, now};
 	trust_each(d->trust, RECORD_AGREEMENT, warn_of_its_end, &ending);
 	for (size_t i = 0; i < d->n_models; i++) {
@@ -259,6 +266,21 @@ static void sharing_into(const struct daemon *d, yyjson_mut_doc *doc, yyjson_mut
 	yyjson_mut_obj_add_str(doc, o, "state", states[d->sharing.state]);
 	yyjson_mut_obj_add_bool(doc, o, "idle_only", d->config.sharing.idle_only);
 	sharing_say(d, say_sharing, &(struct saying){doc, o});
+}
+
+/* The graphics card, and how much wider than usual the sandbox is for it. */
+static void device_into(const struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val *o)
+{
+	static const char *const kinds[] = {"none", "card", "integrated", "software"}, *const sandboxes[] = {"usual", "card", "card", "software"};
+	const struct stage_device *s = stage_device(d->stage);
+	yyjson_mut_obj_add_strcpy(doc, o, "wanted", d->config.share_gpu[0] ? d->config.share_gpu : "no");
+	yyjson_mut_obj_add_str(doc, o, "kind", kinds[s->device.kind]);
+	yyjson_mut_obj_add_strcpy(doc, o, "name", s->device.name);
+	yyjson_mut_obj_add_uint(doc, o, "bytes", s->device.bytes);
+	yyjson_mut_obj_add_uint(doc, o, "budget", residency_device_budget(d));
+	yyjson_mut_obj_add_uint(doc, o, "used", residency_device_used(d));
+	yyjson_mut_obj_add_str(doc, o, "sandbox", sandboxes[s->device.kind]);
+	yyjson_mut_obj_add_strcpy(doc, o, "why", s->why);
 }
 
 void command_pause(void *arg, struct control_request *r, yyjson_val *args)
@@ -330,9 +352,10 @@ void command_status(void *arg, struct control_request *r, yyjson_val *args)
 	sharing_into(d, doc, yyjson_mut_obj_add_obj(doc, root, "sharing"));
 	yyjson_mut_obj_add_bool(doc, root, "draining", d->draining);
 	o = yyjson_mut_obj_add_obj(doc, root, "budget");
-	yyjson_mut_obj_add_uint(doc, o, "bytes", d->config.share_memory);
+	yyjson_mut_obj_add_uint(doc, o, "bytes", residency_budget(d));
 	yyjson_mut_obj_add_uint(doc, o, "used", residency_used(d));
 	yyjson_mut_obj_add_str(doc, o, "counts", d->config.share_weights_only ? "weights" : "all");
+	device_into(d, doc, yyjson_mut_obj_add_obj(doc, root, "gpu"));
 	yyjson_mut_obj_add_bool(doc, root, "steward", d->keys.has_steward);
 	command_peers_into(d, doc, yyjson_mut_obj_add_arr(doc, root, "peers"));
 	command_models_into(d, doc, yyjson_mut_obj_add_arr(doc, root, "models"), NULL);

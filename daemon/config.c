@@ -120,6 +120,19 @@ static int set_share_memory(struct config *c, const char *v)
 {
 	return text_parse_bytes(v, &c->share_memory);
 }
+static int set_share_gpu(struct config *c, const char *v)
+{
+	const char *number = strncmp(v, "vulkan/", 7) ? NULL : v + 7;
+	uint64_t n;
+	if (strcmp(v, "no") && strcmp(v, "auto") && (!number || strlen(number) > 2 || set_uint(number, 99, &n)))
+		return ERR_CONFIG;
+	return text_copy(c->share_gpu, sizeof c->share_gpu, strcmp(v, "no") ? v : "");
+}
+static int set_share_gpu_memory(struct config *c, const char *v)
+{
+	c->share_gpu_memory = 0;
+	return strcmp(v, "auto") ? text_parse_bytes(v, &c->share_gpu_memory) : 0;
+}
 static int set_share_counts(struct config *c, const char *v)
 {
 	c->share_weights_only = !strcmp(v, "weights");
@@ -222,6 +235,8 @@ const struct config_key config_schema[] = {
 	{"torrent", "listen", "", false, "address for model weights by BitTorrent; empty: every address", set_torrent_listen},
 	{"torrent", "port", "7742", false, "TCP port for weights; 0: any free one", set_torrent_port},
 	{"share", "memory", "2G", true, "memory for models: weights, contexts and working buffers together", set_share_memory},
+	{"share", "gpu", "no", false, "graphics card that layers go to: no, auto (one with memory of its own) or vulkan/N", set_share_gpu},
+	{"share", "gpu_memory", "auto", true, "of its memory, for models; auto: nine tenths of what a card has free", set_share_gpu_memory},
 	{"share", "counts", "all", false, "what the budget counts: all, or weights (demonstrations with tiny models)", set_share_counts},
 	{"share", "home", "yes", true, "answer here: keep the first and last layers, so that text stays on this node", set_share_home},
 	{"share", "paused", "no", true, "share nothing for now", set_share_paused},

@@ -27,6 +27,8 @@ struct config {
 	char torrent_listen[ADDRESS_SIZE];
 	uint16_t torrent_port;
 	uint64_t share_memory;                           /* bytes; 0: shares nothing */
+	char share_gpu[16];                              /* "" none, "auto", "vulkan/N" */
+	uint64_t share_gpu_memory;                       /* bytes; 0: most of what a card has free */
 	bool share_weights_only, share_home;
 	struct sharing_rule sharing;
 	uint32_t share_threads, share_context, share_sessions, share_keep;

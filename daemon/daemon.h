@@ -171,6 +171,10 @@ void residency_on_stage(void *arg, const uint8_t model[KEY_BYTES], enum stage_st
 void residency_unload(struct daemon *d);                 /* sharing closed: engines end; what was placed stays placed */
 void residency_open(struct daemon *d);                   /* and open again: load it */
 uint64_t residency_used(const struct daemon *d);
+uint64_t residency_budget(const struct daemon *d);             /* with the device's memory */
+uint64_t residency_device_budget(const struct daemon *d);
+uint64_t residency_device_used(const struct daemon *d);
+void residency_on_device(void *arg);
 uint32_t residency_context(const struct daemon *d, const struct manifest_body *manifest);
 
 /* sharing_watch.c */

@@ -8,6 +8,7 @@
 #include <yyjson.h>
 
 #include "daemon/link/address.h"
+#include "daemon/route/routing.h"
 #include "proto/err.h"
 #include "proto/template.h"
 #include "proto/text.h"
@@ -205,7 +206,7 @@ void doctor_versions(struct doctor_list *list, const char *own, const struct doc
 	}
 	for (size_t i = 0; i < n; i++) {
 		known += *peers[i].engine != 0;
-		if (!*peers[i].engine || !strcmp(peers[i].engine, own))
+		if (!*peers[i].engine || routing_engines_join(peers[i].engine, own))
 			continue;
 		differ++;
 		first = first ? first : &peers[i];
@@ -215,6 +216,20 @@ void doctor_versions(struct doctor_list *list, const char *own, const struct doc
 			   "%zu of %zu other nodes run another engine: %s has '%s', here it is '%s'", differ, known, first->name, first->engine, own);
 	else
 		doctor_add(list, "versions", DOCTOR_GOOD, NULL, known ? N_("engine %s, as on the other nodes") : N_("engine %s"), own);
+}
+
+void doctor_gpu(struct doctor_list *list, const struct doctor_gpu *gpu)
+{
+	if (!gpu->wanted && gpu->node)
+		doctor_add(list, "gpu", DOCTOR_SKIPPED, "to use it, install mesa-vulkan-drivers and libggml0-backend-vulkan, write [share] gpu = auto into essaim.conf and "
+			   "restart essaimd (doc/OPERATING.md, \"A graphics card\")", "a graphics card is there (%s), and nothing of Essaim uses it", gpu->node);
+	else if (gpu->wanted && gpu->node && !gpu->may_open)
+		doctor_add(list, "gpu", DOCTOR_BAD, "run `usermod -aG render,video USER` for the user that runs essaimd (a service: essaim), and restart it", "%s may not be opened by this user", gpu->node);
+	else if (gpu->any && !gpu->node)
+		doctor_add(list, "gpu", DOCTOR_BAD, "a service sees the card after `contrib/quickstart install` was run with [share] gpu set (the unit's PrivateDevices and "
+			   "DeviceAllow); otherwise its driver or its firmware package is missing: `dmesg | grep -i drm`", "[share] gpu = auto, and /dev/dri has no card");
+	else if (gpu->wanted && gpu->node)
+		doctor_add(list, "gpu", DOCTOR_GOOD, NULL, "%s may be opened", gpu->node);
 }
 
 /* --- reach ----------------------------------------------------------------------------------------- */

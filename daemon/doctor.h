@@ -80,6 +80,14 @@ struct doctor_reached {                    /* one neighbour's answer, or why the
 void doctor_reach(struct doctor_list *list, const struct doctor_reached *asked, size_t n, const char *observed, uint16_t link_port,
 		  uint16_t torrent_port, const char *(*how)(int why));
 
+struct doctor_gpu {
+	bool wanted, any;                  /* [share] gpu is not no; it is auto */
+	const char *node;                  /* /dev/dri/renderD128, or NULL: there is none */
+	bool may_open;                     /* this user, that node */
+};
+/* What the machine has, whether or not an engine runs. */
+void doctor_gpu(struct doctor_list *list, const struct doctor_gpu *gpu);
+
 /* --- this machine ---------------------------------------------------------------------------------- */
 
 /* Everything that needs no daemon. running: it does, so that its ports are taken rightly and need no look. wanted, used: as

@@ -119,6 +119,22 @@ static void check_machine(struct doctor_list *list, const char *home, const stru
 		doctor_memory(list, uv_get_total_memory(), uv_get_available_memory(), config->share_memory, used);
 }
 
+static void check_gpu(struct doctor_list *list, const struct config *c)
+{
+	struct doctor_gpu gpu = {.wanted = c->share_gpu[0], .any = !strcmp(c->share_gpu, "auto")};
+	char path[300] = "";
+	DIR *dir = opendir("/dev/dri");
+	for (struct dirent *entry; dir && (entry = readdir(dir));)
+		if (!strncmp(entry->d_name, "renderD", 7) && !gpu.may_open) {
+			snprintf(path, sizeof path, "/dev/dri/%s", entry->d_name);
+			gpu.node = path;
+			gpu.may_open = !access(path, R_OK | W_OK);
+		}
+	if (dir)
+		closedir(dir);
+	doctor_gpu(list, &gpu);
+}
+
 /* Whether a TCP port could be listened on: 0, or the error. */
 static int try_port(const char *host, uint16_t port)
 {
@@ -171,6 +187,8 @@ void doctor_local(struct doctor_list *list, const char *home, bool running, uint
 	bool configured = check_config(list, home, &config);
 	check_keys(list, home, &st);
 	check_machine(list, home, configured ? &config : NULL, wanted, used);
+	if (configured)
+		check_gpu(list, &config);
 	if (configured && !running)
 		check_ports(list, &config);
 }

@@ -259,9 +259,11 @@ static int start_stage(struct daemon *d, char *why, size_t size)
 		.loop = d->loop,
 		.engine_path = engine && *engine ? engine : ENGINE_PATH,
 		.threads = d->config.share_threads,
+		.gpu = d->config.share_gpu[0] ? d->config.share_gpu : NULL,
 		.hang_seconds = d->config.engine_hang_seconds,
 		.on_frame = on_engine_frame,
 		.on_state = residency_on_stage,
+		.on_device = residency_on_device,
 		.arg = d,
 	};
 	if (access(config.engine_path, X_OK)) {
@@ -545,6 +547,7 @@ static void on_reload_signal(uv_signal_t *handle, int number)
 	memcpy(c->addresses, fresh.addresses, sizeof c->addresses);
 	c->map_ports = fresh.map_ports;
 	c->share_memory = fresh.share_memory;
+	c->share_gpu_memory = fresh.share_gpu_memory;
 	c->share_home = fresh.share_home;
 	c->sharing = fresh.sharing;
 	c->watts = fresh.watts;

@@ -205,7 +205,7 @@ static uint32_t load_permille(const struct daemon *d)
 
 static void publish_advert(struct daemon *d)
 {
-	struct advert_body advert = {.budget_bytes = d->config.share_memory, .paused = !sharing_is_open(&d->sharing) || d->draining,
+	struct advert_body advert = {.budget_bytes = residency_budget(d), .paused = !sharing_is_open(&d->sharing) || d->draining,
 				      .home = d->config.share_home};
 	advert.load_permille = load_permille(d);
 	uint64_t used = residency_used(d);

@@ -38,6 +38,72 @@ uint64_t residency_used(const struct daemon *d)
 	return used;
 }
 
+/* Of the device's memory. An integrated one has none of its own, so its owner says how much of the machine's it may take. */
+uint64_t residency_device_budget(const struct daemon *d)
+{
+	const struct engine_device *device = &stage_device(d->stage)->device;
+	if (device->kind == DEVICE_NONE)
+		return 0;
+	if (d->config.share_gpu_memory)
+		return d->config.share_gpu_memory < device->bytes ? d->config.share_gpu_memory : device->bytes;
+	return device->kind == DEVICE_CARD ? device->free_bytes / 10 * 9 : 0;
+}
+
+uint64_t residency_budget(const struct daemon *d)
+{
+	return d->config.share_memory + residency_device_budget(d);
+}
+
+uint64_t residency_device_used(const struct daemon *d)
+{
+	uint64_t used = 0;
+	struct stage_info info;
+	for (size_t i = 0; i < d->n_models; i++)
+		if (!stage_info(d->stage, d->models[i].model, &info))
+			used += info.device_bytes;
+	return used;
+}
+
+/* What is left for one more engine, in the machine's memory and on the device. */
+static void grant(const struct daemon *d, const struct residency *r, struct stage_load *load)
+{
+	uint64_t device = residency_device_budget(d), elsewhere = 0, on_device = 0;
+	for (size_t i = 0; i < d->n_models; i++) {
+		struct stage_info info;
+		const struct residency *other = &d->models[i];
+		uint64_t there = other != r && !stage_info(d->stage, other->model, &info) ? info.device_bytes : 0;
+		on_device += there;
+		if (other != r && other->cost > there)
+			elsewhere += other->cost - there;
+	}
+	load->device_max = device > on_device ? device - on_device : 0;
+	if (!d->config.share_weights_only)     /* 1: none at all, where 0 would be no limit */
+		load->memory_max = d->config.share_memory > elsewhere ? d->config.share_memory - elsewhere : 1;
+}
+
+/* What a device has left is known when nobody is about to take it. */
+static bool somebody_loads(const struct daemon *d, const struct residency *r)
+{
+	for (size_t i = 0; i < d->n_models; i++)
+		if (&d->models[i] != r && (d->models[i].state == STAGE_STARTING || d->models[i].state == STAGE_LOADING))
+			return true;
+	return false;
+}
+
+void residency_on_device(void *arg)
+{
+	struct daemon *d = arg;
+	const struct stage_device *device = stage_device(d->stage);
+	char bytes[32];
+	text_bytes(residency_device_budget(d), bytes, sizeof bytes);
+	if (device->device.kind)
+		log_notice("layers go to %s, up to %s", device->device.name, bytes);
+	else
+		log_warning("no graphics card is used: %s", device->why);
+	d->advert_due = true;
+	residency_refresh(d);
+}
+
 uint32_t residency_context(const struct daemon *d, const struct manifest_body *manifest)
 {
 	return manifest->context < d->config.share_context ? manifest->context : d->config.share_context;
@@ -163,7 +229,8 @@ static void place(struct daemon *d, struct residency *r)
 	struct placement_node *self = &g.nodes[g.n++];
 	memcpy(self->node, d->keys.node, KEY_BYTES);
 	uint64_t others = residency_used(d) - r->cost;
-	self->budget = d->config.share_memory > others ? d->config.share_memory - others : 0;
+	uint64_t all = residency_budget(d);
+	self->budget = all > others ? all - others : 0;
 	self->home = d->config.share_home;
 	self->n_placed = r->n_placed;
 	memcpy(self->placed, r->placed, sizeof self->placed);
@@ -182,7 +249,7 @@ static void place(struct daemon *d, struct residency *r)
 			snprintf(r->why, sizeof r->why, "it can only run whole (%s), which takes %s of memory; %s are shared here", manifest->why_whole,
 				 bytes, budget);
 		else
-			snprintf(r->why, sizeof r->why, "not even its smallest useful part fits into the %s that are left of [share] memory", budget);
+			snprintf(r->why, sizeof r->why, "not even its smallest useful part fits into the %s that are left of what is shared", budget);
 		n_ranges = 0;
 	}
 	if (n_ranges == r->n_placed && !memcmp(ranges, r->placed, n_ranges * sizeof *ranges)) {
@@ -222,7 +289,7 @@ static bool has_room(const struct daemon *d, const struct residency *r)
 	uint64_t used = r->cost;
 	for (size_t i = 0; i < d->n_models; i++)
 		used += &d->models[i] == r ? 0 : d->models[i].loaded;
-	return used <= d->config.share_memory;
+	return used <= residency_budget(d);
 }
 
 static void start_engine(struct daemon *d, struct residency *r)
@@ -240,6 +307,10 @@ static void start_engine(struct daemon *d, struct residency *r)
 		r->retry_at = daemon_ms(d) + ROOM_AGAIN_MS;
 		return;
 	}
+	if (residency_device_budget(d) && somebody_loads(d, r)) {
+		r->retry_at = daemon_ms(d) + RETRY_LEAST_MS;
+		return;
+	}
 	int err = manifest ? store_open_files(d->store, r->model, load.fds, &load.n_fds, &load.extents, &load.n_extents) : ERR_UNKNOWN;
 	if (err == ERR_ARRIVING)
 		return;
@@ -251,8 +322,7 @@ static void start_engine(struct daemon *d, struct residency *r)
 		load.context = residency_context(d, manifest);
 		load.sessions = d->config.share_sessions;
 		load.data_limit = d->config.engine_data_limit;
-		if (!d->config.share_weights_only)
-			load.memory_max = d->config.share_memory - (residency_used(d) - r->cost);
+		grant(d, r, &load);
 		err = stage_start(d->stage, &load);
 	}
 	if (err) {
@@ -420,7 +490,7 @@ static void refresh_torrent_peers(struct daemon *d)
 void residency_tick(struct daemon *d)
 {
 	uint64_t ms = daemon_ms(d);
-	if (d->placement_due && ms >= d->placement_at) {
+	if (d->placement_due && ms >= d->placement_at && stage_device(d->stage)->known) {
 		d->placement_due = false;
 		trust_each(d->trust, RECORD_MANIFEST, on_manifest, d);
 		for (size_t i = 0; i < d->n_models; i++) {

@@ -39,8 +39,7 @@ static bool on_advert(const struct record *record, void *arg)
 		node->layer_microseconds = m->layer_microseconds;
 		node->sessions_free = m->sessions_free;
 		node->rtt_ms = mesh_rtt_ms(d->mesh, record->signer);
-		/* Bits follow the library, the quirk table and the back end (D2): only equal engines share a ring. */
-		node->usable = !advert.paused && mesh_is_up(d->mesh, record->signer) && !strcmp(advert.engine, stage_engine_name(d->stage)) &&
+		node->usable = !advert.paused && mesh_is_up(d->mesh, record->signer) && routing_engines_join(advert.engine, stage_engine_name(d->stage)) &&
 			       !trust_may_use(d->trust, d->keys.association, record->association, g->model, now, &terms);
 		break;
 	}
@@ -310,7 +309,7 @@ void views_metrics(void *arg, struct buf *out)
 	buf_printf(out, "# HELP essaim_faults_total Stages lost or refused in running sessions.\n# TYPE essaim_faults_total counter\n"
 			"essaim_faults_total %llu\n", (unsigned long long)counts.faults);
 	buf_printf(out, "# HELP essaim_memory_shared_bytes Memory shared for models.\n# TYPE essaim_memory_shared_bytes gauge\n"
-			"essaim_memory_shared_bytes %llu\n", (unsigned long long)d->config.share_memory);
+			"essaim_memory_shared_bytes %llu\n", (unsigned long long)residency_budget(d));
 	buf_printf(out, "# HELP essaim_memory_placed_bytes Of it, what placed layers take.\n# TYPE essaim_memory_placed_bytes gauge\n"
 			"essaim_memory_placed_bytes %llu\n", (unsigned long long)residency_used(d));
 }

@@ -62,7 +62,9 @@ struct check {
 	struct buf out;
 	char why[500];
 
-	bool exact, bit_identical;
+	bool exact, bit_identical, same;        /* same: the tokens */
+	struct engine_device device;            /* of the shards */
+	uint32_t device_layers;
 	double largest_difference, largest_logit;
 	double seconds[2], ratio;
 };
@@ -104,7 +106,8 @@ static int start_node(struct check *c, struct node *node)
 	if (node->pid < 0)
 		return -errno;
 	if (node->pid == 0) {
-		struct server_config config = { .fd = pair[1], .logits = node->logits, .n_logits = MODEL_VOCAB_MAX };
+		struct server_config config = { .fd = pair[1], .logits = node->logits, .n_logits = MODEL_VOCAB_MAX,
+						.gpu = c->n_nodes ? c->options->gpu : NULL };
 
 		/* the others' ends too, or an engine would not see that we are gone */
 		for (size_t i = 0; i < c->n_nodes; i++)
@@ -227,6 +230,7 @@ static int load(struct check *c, struct node *node, struct layer_range range)
 	struct engine_load m = { .request = 2, .n_files = (uint32_t)c->options->n_paths, .n_ranges = 1, .ranges = { range },
 				 .n_layer = c->manifest.n_layer, .context = (uint32_t)c->context,
 				 .sessions = c->options->every ? TALKS : 1,
+				 .device_max = node == c->nodes ? 0 : INT64_MAX,
 				 .threads = c->options->threads ? c->options->threads : (uint32_t)sysconf(_SC_NPROCESSORS_ONLN) };
 	struct engine_loaded loaded;
 	struct frame frame;
@@ -249,6 +253,8 @@ static int load(struct check *c, struct node *node, struct layer_range range)
 		err = engine_loaded_decode(&frame, &loaded);
 	if (!err)
 		node->truncate = loaded.truncate;
+	if (!err)
+		c->device_layers += loaded.device_layers;
 	return err;
 }
 
@@ -426,7 +432,8 @@ static int step(struct check *c, struct talk *talk, struct node *nodes, size_t n
 		talk->text[talk->n_prompt + talk->said] = talk->token;
 		memcpy(wanted, logits, c->manifest.n_vocab * sizeof *logits);
 	} else {
-		c->exact = c->exact && talk->text[talk->n_prompt + talk->said] == talk->token;
+		c->same = c->same && talk->text[talk->n_prompt + talk->said] == talk->token;
+		c->exact = c->exact && c->same;
 		compare(c, wanted, logits);
 		c->compared++;
 	}
@@ -556,7 +563,16 @@ static int start_shards(struct check *c)
 	for (unsigned i = 1; i <= c->stages && !err; i++)
 		err = start_node(c, &c->nodes[i]);
 	for (unsigned i = 1; i <= c->stages && !err; i++) {
+		struct engine_hello hello;
+
 		err = answer(c, &c->nodes[i], FRAME_ENGINE_HELLO, &frame);
+		if (!err)
+			err = engine_hello_decode(&frame, &hello);
+		if (!err && c->options->gpu && !hello.device.kind) {
+			snprintf(c->why, sizeof c->why, "%s", hello.no_device);
+			err = ERR_UNSUPPORTED;
+		}
+		c->device = hello.device;
 		progress(c, "loading shards", i - 1, c->stages);
 		if (!err)
 			err = load(c, &c->nodes[i], (struct layer_range){ c->cuts[i - 1], c->cuts[i] });
@@ -647,7 +663,7 @@ static int run_all(struct check *c)
 	err = load(c, &c->nodes[0], (struct layer_range){ 0, c->manifest.n_layer });
 	if (err)
 		return err;
-	c->exact = c->bit_identical = true;
+	c->exact = c->bit_identical = c->same = true;
 	err = c->options->every ? run_every(c) : run_one(c);
 	c->exact = c->exact && c->largest_difference <= EXACT * c->largest_logit;
 	progress(c, NULL, 0, 0);
@@ -670,6 +686,11 @@ static void print_json_text(const char *text)
 	putchar('"');
 }
 
+static bool is_close(const struct check *c)
+{
+	return c->largest_difference <= CHECK_CLOSE * c->largest_logit;
+}
+
 static void print_result(const struct check *c, int err)
 {
 	double whole = c->seconds[0] > 0 ? (c->tokens - 1) / c->seconds[0] : 0, sharded = c->seconds[1] > 0 ? (c->tokens - 1) / c->seconds[1] : 0;
@@ -687,6 +708,9 @@ static void print_result(const struct check *c, int err)
 		       "\"architecture\": ", c->exact ? "true" : "false", c->bit_identical ? "true" : "false", c->largest_difference,
 		       c->compared, c->splits, c->replays, whole * pairs, sharded * pairs, c->ratio, c->largest_logit);
 		print_json_text(c->manifest.architecture);
+		printf(", \"same_tokens\": %s, \"close\": %s, \"device_layers\": %u, \"device\": ", c->same ? "true" : "false", is_close(c) ? "true" : "false",
+		       c->device_layers);
+		print_json_text(c->device.name);
 		printf(", \"layers\": [");
 		for (unsigned i = 0; i < c->stages; i++)
 			printf("%s[%u, %u]", i ? ", " : "", c->cuts[i], c->cuts[i + 1]);
@@ -697,6 +721,8 @@ static void print_result(const struct check *c, int err)
 			printf(" %u splits, at last", c->splits);
 		for (unsigned i = 0; i < c->stages; i++)
 			printf(" [%u, %u)", c->cuts[i], c->cuts[i + 1]);
+		if (c->options->gpu)
+			printf("\n%u layers on %s: %s", c->device_layers, c->device.name, is_close(c) ? c->same ? "close, the same tokens" : "close, not all tokens the same" : "NOT CLOSE");
 		printf("\n%s%s: %u tokens compared, largest difference of a logit %g of %g\n", c->exact ? "exact" : "NOT EXACT",
 		       c->bit_identical ? ", bit-identical" : "", c->compared, c->largest_difference, c->largest_logit);
 		if (!c->options->every)
@@ -724,7 +750,7 @@ int check_run(const struct check_options *options)
 	}
 	stop_nodes(c, 0);
 	print_result(c, err);
-	err = err ? 2 : c->exact ? 0 : 1;
+	err = err ? 2 : c->exact || (options->gpu && is_close(c)) ? 0 : 1;
 	manifest_free(&c->manifest);
 	buf_release(&c->out);
 	for (size_t i = 0; i < sizeof c->talks / sizeof c->talks[0]; i++) {

@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "engine/check.h"
+#include "engine/device.h"
 #include "engine/memory.h"
 #include "engine/quirks.h"
 #include "engine/sandbox.h"
@@ -48,27 +49,13 @@ static void set_spin_count(char **argv)
 }
 
 /* Anything that a model's first tensor would otherwise make ggml set up later, behind the sandbox. */
-static void open_devices(void)
+static void open_devices(const char *gpu, char *why, size_t why_size)
 {
-	ggml_backend_dev_t cpu;
-
-	/* Where the libraries of another root are used, ggml's own path to its back ends leads nowhere. */
-	const char *folder = getenv("ESSAIM_BACKENDS");
-	if (folder && *folder)
-		ggml_backend_load_all_from_path(folder);
-	else
-		ggml_backend_load_all();
+	device_open_cpu();
 	llama_backend_init();
-	cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
-	if (cpu) {
-		ggml_backend_dev_get_extra_bufts_t get = (ggml_backend_dev_get_extra_bufts_t)ggml_backend_reg_get_proc_address(
-			ggml_backend_dev_backend_reg(cpu), "ggml_backend_dev_get_extra_bufts");
-		ggml_backend_t backend = ggml_backend_dev_init(cpu, NULL);
-
-		if (get)
-			get(cpu);        /* asks the kernel for matrix units */
-		ggml_backend_free(backend);
-	}
+	if (gpu && device_open(gpu, why, why_size))
+		log_warning("no device is used: %s", why);
+	memory_watch_device(device_log_name());
 }
 
 int engine_serve(struct server_config *config)
@@ -80,8 +67,8 @@ int engine_serve(struct server_config *config)
 	setenv("GGML_NO_BACKTRACE", "1", 1);     /* an assertion of ggml's would try to start a debugger */
 	memory_open();
 	memory_watch_install();
-	open_devices();
-	err = sandbox_enter(why, sizeof why);
+	open_devices(config->gpu, config->no_device, sizeof config->no_device);
+	err = sandbox_enter(device_needs(), why, sizeof why);
 	if (err) {
 		log_error("%s", why);
 		return err;
@@ -95,35 +82,40 @@ static int usage(FILE *to)
 	fprintf(to,
 		"essaim-engine: runs layers of a model for essaimd, which starts it.\n"
 		"\n"
-		"  essaim-engine [--memory-max BYTES] [--log-level LEVEL]      with a socket as descriptor 3\n"
+		"  essaim-engine [--memory-max BYTES] [--gpu auto|vulkan/N] [--log-level LEVEL]      with a socket as descriptor 3\n"
 		"  essaim-engine --check FILE... [--stages K] [--tokens N] [--prompt TEXT] [--threads T] [--pairs P] [--json]\n"
 		"                  runs the model whole and as K shards, and compares every logit\n"
 		"  essaim-engine --check FILE... --every [--threads T] [--json]\n"
 		"                  the same for each legal cut and for all at once, two sessions, prompts of 1, 7 and 64 tokens\n"
 		"                  exit status: 0 exact, 1 not exact, 2 could not be checked\n"
-		"  essaim-engine --check-sandbox      tries from inside what the sandbox must deny\n"
+		"                  with --gpu auto|vulkan/N the shards are computed there, and their logits must be within 5 hundredths of the largest\n"
+		"  essaim-engine --check-sandbox [--gpu auto|vulkan/N]      tries from inside what the sandbox must deny\n"
 		"  essaim-engine --list-architectures      a line each: name, \"rings\" or \"whole\", and where it may be cut or why not at all\n");
 	return to == stdout ? 0 : 2;
 }
 
-static int check_sandbox(void)
+static int check_sandbox(const char *gpu)
 {
 	char why[200] = "";
 	int wrong;
 
 	memory_watch_install();
-	open_devices();
-	if (sandbox_enter(why, sizeof why)) {
+	open_devices(gpu, why, sizeof why);
+	if (gpu && !device_handle()) {
 		fprintf(stderr, "essaim-engine: %s\n", why);
 		return 2;
 	}
-	wrong = sandbox_prove();
+	if (sandbox_enter(device_needs(), why, sizeof why)) {
+		fprintf(stderr, "essaim-engine: %s\n", why);
+		return 2;
+	}
+	wrong = sandbox_prove(device_needs());
 	return wrong ? 1 : 0;
 }
 
-static int serve_daemon(uint64_t memory_max)
+static int serve_daemon(uint64_t memory_max, const char *gpu)
 {
-	struct server_config config = { .fd = DAEMON_FD };
+	struct server_config config = { .fd = DAEMON_FD, .gpu = gpu };
 	struct stat st;
 	int err;
 
@@ -204,6 +196,7 @@ int main(int argc, char **argv)
 		{ "tokens", required_argument, NULL, 'n' },	{ "prompt", required_argument, NULL, 'p' },
 		{ "threads", required_argument, NULL, 't' },	{ "pairs", required_argument, NULL, 'r' },
 		{ "every", no_argument, NULL, 'e' },
+		{ "gpu", required_argument, NULL, 'g' },
 		{ "json", no_argument, NULL, 'j' },		{ "check-sandbox", no_argument, NULL, 'b' },
 		{ "list-architectures", no_argument, NULL, 'a' },
 		{ "help", no_argument, NULL, 'h' },		{ "version", no_argument, NULL, 'v' },
@@ -212,6 +205,7 @@ int main(int argc, char **argv)
 	enum log_level level = LOG_LEVEL_WARNING;
 	struct check_options check = { 0 };
 	bool sandbox = false, good = true;
+	const char *gpu = NULL;
 	uint64_t memory_max = 0;
 	int option, status;
 
@@ -227,6 +221,7 @@ int main(int argc, char **argv)
 		case 'r': good = good && number(optarg, 1000, &check.pairs); break;
 		case 'p': check.prompt = optarg; break;
 		case 'e': check.every = true; break;
+		case 'g': gpu = optarg; good = good && device_is_wish(gpu); break;
 		case 'j': check.json = true; break;
 		case 'b': sandbox = true; break;
 		case 'a': return list_architectures();
@@ -239,13 +234,14 @@ int main(int argc, char **argv)
 		return usage(stderr);
 	for (int i = optind; i < argc; i++)
 		check.paths[check.n_paths++] = argv[i];
+	check.gpu = gpu;
 	log_open("essaim-engine", level);
 	if (sandbox)
-		status = check_sandbox();
+		status = check_sandbox(gpu);
 	else if (check.n_paths)
 		status = check_run(&check);
 	else
-		status = serve_daemon(memory_max);
+		status = serve_daemon(memory_max, gpu);
 	fflush(stdout);
 	_exit(status);       /* libraries' exit handlers have nothing to do that the sandbox would allow */
 }

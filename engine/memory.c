@@ -14,6 +14,7 @@
 #include "proto/text.h"
 
 static struct memory_use *watching;
+static const char *device = "";
 static char last_error[300];
 static int statm = -1;
 
@@ -30,8 +31,14 @@ static uint64_t mebibytes(const char *line, const char *label)
 
 static void add(struct memory_use *use, const char *line)
 {
-	use->weights += mebibytes(line, "model buffer size");
-	use->compute += mebibytes(line, "compute buffer size") + mebibytes(line, "output buffer size");
+	uint64_t weights = mebibytes(line, "model buffer size"), kv = mebibytes(line, "KV buffer size") + mebibytes(line, "RS buffer size");
+	uint64_t compute = mebibytes(line, "compute buffer size") + mebibytes(line, "output buffer size");
+	const char *at = *device ? strstr(line, device) : NULL;
+
+	use->weights += weights;
+	use->compute += compute;
+	if (at && at[strlen(device)] == ' ')       /* not its host's buffer, "Vulkan_Host" */
+		use->device += weights + kv + compute;
 	/* the cache's own line, which a simulated load prints too; its buffer's line says 0 then */
 	if (strstr(line, "llama_kv_cache: size =") || strstr(line, "llama_memory_recurrent: size ="))
 		use->kv += mebibytes(line, ": size");
@@ -57,7 +64,8 @@ static void on_log(enum ggml_log_level level, const char *text, void *arg)
 	if (watching)
 		add(watching, line);
 	if (level == GGML_LOG_LEVEL_ERROR) {
-		text_copy(last_error, sizeof last_error, line);
+		if (!last_error[0] || !strstr(line, ": failed to load model"))       /* which says less than the line before */
+			text_copy(last_error, sizeof last_error, line);
 		log_error("libllama: %s", line);
 	} else if (level == GGML_LOG_LEVEL_WARN) {
 		log_info("libllama: %s", line);
@@ -72,6 +80,11 @@ void memory_watch_install(void)
 void memory_watch(struct memory_use *use)
 {
 	watching = use;
+}
+
+void memory_watch_device(const char *name)
+{
+	device = name;
 }
 
 const char *memory_last_error(void)

@@ -17,6 +17,7 @@ struct memory_use {                /* bytes */
 	uint64_t weights;          /* model buffers, repacked copies included; 0 in a simulated load */
 	uint64_t kv;               /* KV or recurrent state of all sessions */
 	uint64_t compute;          /* compute and output buffers */
+	uint64_t device;           /* of these, on the device; 0 in a simulated load but for compute */
 	uint64_t planned;          /* mapped by ggml's graph planner and hardly touched; counts towards RLIMIT_DATA all the same */
 };
 
@@ -24,6 +25,8 @@ struct memory_use {                /* bytes */
 void memory_watch_install(void);
 /* Until the next call, buffers that are logged are added to use; NULL: to nothing. */
 void memory_watch(struct memory_use *use);
+/* A device of this name in such a line is the device; "" none is. Static. */
+void memory_watch_device(const char *name);
 /* The last error line that libllama logged since this was last called with clear; "" when there was none. */
 const char *memory_last_error(void);
 void memory_clear_error(void);

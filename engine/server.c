@@ -10,6 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "engine/device.h"
 #include "engine/embed.h"
 #include "engine/grammar.h"
 #include "engine/inspect.h"
@@ -21,10 +22,7 @@
 
 void server_engine_name(char *out, size_t size)
 {
-	char backend[24] = "cpu";
-
-	/* Only the CPU is used so far; when devices are, their back end's name stands here. */
-	snprintf(out, size, "llama %s q%08" PRIx32 " %s", llama_version(), quirk_hash(), backend);
+	snprintf(out, size, "llama %s q%08" PRIx32 " %s", llama_version(), quirk_hash(), device_back_end());
 }
 
 /* --- answers --------------------------------------------------------------------------------------- */
@@ -162,19 +160,23 @@ static bool is_loaded(const struct server *s, const struct engine_load *m, const
 
 /* ggml aborts when an allocation fails, so whether everything fits is known before anything is allocated. Besides what stays, a
  * load needs room for the largest tensor (repacking reads it whole), thread stacks, and the vocabulary and the like. */
-static int compare_budget(struct server *s, const struct engine_load *m, const struct memory_use *sum, char *why, size_t why_size)
+static int compare_budget(struct server *s, const struct engine_load *m, const struct memory_use *sum, uint64_t granted, char *why,
+			  size_t why_size)
 {
-	uint64_t limit, used = memory_data(&limit), total = sum->weights + sum->kv + sum->compute, largest = 0, passing;
+	uint64_t limit, used = memory_data(&limit), total = sum->weights + sum->kv + sum->compute - sum->device, largest = 0, passing;
 
 	for (size_t i = 0; i < s->directory.n_tensors; i++)
 		if (s->directory.tensors[i].size > largest && is_loaded(s, m, &s->directory.tensors[i]))
 			largest = s->directory.tensors[i].size;
 	passing = sum->planned + largest + (uint64_t)m->threads * (8u << 20) + (8u << 20);
-	if (m->memory_max && total > m->memory_max) {
-		snprintf(why, why_size, "needs %.1f MiB (weights %.1f, %u sessions of %u positions %.1f, compute %.1f), but %.1f MiB are granted",
-			 mib(total), mib(sum->weights), m->sessions, m->context, mib(sum->kv), mib(sum->compute), mib(m->memory_max));
+	if (granted && total > granted) {
+		snprintf(why, why_size, "needs %.1f MiB (weights %.1f, %u sessions of %u positions %.1f, compute %.1f, of which %.1f are on the device), "
+			 "but %.1f MiB are granted", mib(total), mib(sum->weights), m->sessions, m->context, mib(sum->kv), mib(sum->compute),
+			 mib(sum->device), mib(granted));
 		return ERR_BUDGET;
 	}
+	if (device_needs() == SANDBOX_FOR_SOFTWARE)
+		total += sum->device;            /* it is this process's memory, too */
 	if (limit != UINT64_MAX && used + total + passing > limit) {
 		snprintf(why, why_size, "needs %.1f MiB (weights %.1f, %u sessions of %u positions %.1f, compute %.1f) and %.1f MiB to plan and load, "
 			 "but the process is limited to %.1f MiB and uses %.1f already", mib(total), mib(sum->weights), m->sessions, m->context,
@@ -184,10 +186,11 @@ static int compare_budget(struct server *s, const struct engine_load *m, const s
 	return 0;
 }
 
-/* First by arithmetic, so that the simulated loads themselves have room; then by what those say. */
+/* First by arithmetic, so that the simulated loads themselves have room; then by what those say. The device takes what fits there, range
+ * by range. */
 static int check_budget(struct server *s, const struct engine_load *m, char *why, size_t why_size)
 {
-	int (*const ways[])(const struct shard_config *, struct memory_use *, char *, size_t) = { shard_lower_bound, shard_estimate };
+	uint64_t room = device_handle() ? m->device_max : 0, all = m->memory_max ? m->memory_max + room : 0;
 	int err = 0;
 
 	for (size_t way = 0; way < 2 && !err; way++) {
@@ -197,14 +200,16 @@ static int check_budget(struct server *s, const struct engine_load *m, char *why
 			struct shard_config config = config_of(s, m, m->ranges[i]);
 			struct memory_use use;
 
-			err = ways[way](&config, &use, why, why_size);
+			err = way ? shard_fit(&config, &room, &use, why, why_size) : shard_lower_bound(&config, &use, why, why_size);
+			s->device_layers[i] = config.device_layers;
 			sum.weights += use.weights;
 			sum.kv += use.kv;
 			sum.compute += use.compute;
+			sum.device += use.device;
 			sum.planned += use.planned;
 		}
 		if (!err)
-			err = compare_budget(s, m, &sum, why, why_size);
+			err = compare_budget(s, m, &sum, way ? m->memory_max : all, why, why_size);
 	}
 	return err;
 }
@@ -218,6 +223,7 @@ static int load_shards(struct server *s, const struct engine_load *m, char *why,
 		struct shard_config config = config_of(s, m, m->ranges[i]);
 
 		s->permille = 0;
+		config.device_layers = s->device_layers[i];
 		err = shard_load(&s->shards[i], &config, why, why_size);
 		if (err)
 			return err;
@@ -256,6 +262,8 @@ static void fill_loaded(const struct server *s, struct engine_loaded *answer)
 		answer->weight_bytes += use->weights;
 		answer->kv_bytes += use->kv;
 		answer->compute_bytes += use->compute;
+		answer->device_bytes += use->device;
+		answer->device_layers += shard_device_layers(s->shards[i]);
 		time += (uint64_t)shard_layer_microseconds(s->shards[i]) * (range.end - range.first);
 		layers += range.end - range.first;
 		if (shard_can_truncate(s->shards[i]) > answer->truncate)
@@ -534,10 +542,11 @@ static int on_close(struct server *s, const struct frame *frame)
 
 static int say_hello(struct server *s)
 {
-	struct engine_hello m = { .sandboxed = s->config->sandboxed };
+	struct engine_hello m = { .sandboxed = s->config->sandboxed, .device = *device_info() };
 	int err;
 
 	server_engine_name(m.engine, sizeof m.engine);
+	text_copy(m.no_device, sizeof m.no_device, s->config->no_device);
 	err = engine_hello_encode(&s->out, &m);
 	return err ? err : server_send(s);
 }

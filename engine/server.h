@@ -22,7 +22,9 @@
 
 struct server_config {
 	int fd;                        /* the socketpair; taken */
+	const char *gpu;               /* the device that is wanted, as device_open() takes it; NULL: none */
 	bool sandboxed;
+	char no_device[200];           /* why there is none though it was wanted; "" otherwise */
 	float *logits;                 /* NULL, or memory shared with `--check`: the last wanted row goes here */
 	size_t n_logits;
 };

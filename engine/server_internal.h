@@ -24,6 +24,7 @@ struct server {
 	struct directory directory;
 	size_t n_shards;
 	struct shard *shards[RANGES_MAX];
+	uint32_t device_layers[RANGES_MAX];        /* of each, as shard_fit() chose */
 	struct sessions sessions;
 	struct lines lines;
 	struct grammar **grammars;         /* one for each of sessions.all, NULL where it has none */

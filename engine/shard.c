@@ -7,9 +7,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/device.h"
 #include "engine/embedding.h"
+#include "engine/guard.h"
 #include "engine/quirks.h"
 #include "proto/err.h"
+#include "proto/log.h"
 #include "proto/text.h"
 
 #define POSITION_AXES 4      /* M-RoPE: time, height, width and one more, axis by axis; one axis otherwise */
@@ -37,6 +40,8 @@ struct shard {
 	struct memory_use memory;
 	struct capture capture;
 	bool norm;               /* computes end at the last norm */
+	bool tried;              /* it has computed its trial rows */
+	uint32_t device_layers;  /* as in the configuration */
 	uint32_t context_positions, layer_microseconds, joins;
 	uint64_t output_bytes, layer_bytes;
 	uint32_t sessions;
@@ -112,14 +117,14 @@ static struct llama_model *load_model(struct virtual_file *file, const struct sh
 {
 	struct llama_model_params params = llama_model_default_params();
 	struct progress progress = { config->progress, config->arg };
-	ggml_backend_dev_t none[] = { NULL };
+	ggml_backend_dev_t devices[] = { config->device_layers ? device_handle() : NULL, NULL };
 	struct llama_model *model = NULL;
 	FILE *stream = virtual_open(file);
 
 	if (!stream)
 		return NULL;
-	params.devices = none;                   /* the CPU only, for now: the sandbox has no device in it */
-	params.n_gpu_layers = 0;
+	params.devices = devices;
+	params.n_gpu_layers = (int32_t)config->device_layers;
 	params.load_mode = LLAMA_LOAD_MODE_NONE; /* stream the tensors; never map or cache the file */
 	params.no_alloc = simulate;
 	params.load_mtp = false;
@@ -180,8 +185,11 @@ static struct llama_context *make_context(struct llama_model *model, const struc
 	params.kv_unified = false;               /* D2: nobody else's rows move mine */
 	/* Whose rows share a batch must not move bits. The CPU's flash attention has three ways to add up (64 rows and more, a single row
 	 * from 512 positions on, the rest), which differ by 2 %. Without it there is one, and with keys in q8_0 that is the fastest there is
-	 * for all kinds of batches. Where keys cannot be kept so, keys that are neither float16 nor float32 leave flash attention one way. */
-	if (keys_packed(config->directory)) {
+	 * for all kinds of batches. Where keys cannot be kept so, keys that are neither float16 nor float32 leave flash attention one way.
+	 * A device has fast kernels for float16, libllama's default, and its bits follow the number of rows anyhow (shard_joins()). */
+	if (config->device_layers) {
+		params.op_offload = false;       /* a layer's matrices are computed where they are, however many rows there are */
+	} else if (keys_packed(config->directory)) {
 		params.type_k = GGML_TYPE_Q8_0;
 		params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;
 	} else {
@@ -194,8 +202,8 @@ static struct llama_context *make_context(struct llama_model *model, const struc
 		params.cb_eval_user_data = capture;
 	}
 	struct llama_context *context = llama_init_from_model(model, params);
-	if (!context) {         /* where values are a part of the keys (MLA), both are of one type, or there is no context */
-		params.type_v = GGML_TYPE_BF16;
+	if (!context && params.type_v != params.type_k) {        /* where values are a part of the keys (MLA), both are of one type, or there is no context */
+		params.type_v = params.type_k;
 		context = llama_init_from_model(model, params);
 	}
 	return context;
@@ -227,7 +235,8 @@ static int load_failed(const struct virtual_file *file, const struct shard_confi
 	}
 	snprintf(why, why_size, "layers [%u, %u) of %s: %s%s%s", config->range.first, config->range.end, config->directory->architecture,
 		 what, said[0] ? ": " : "", said);
-	return ERR_MODEL;
+	/* Another program may have taken the device's memory since it was looked at. */
+	return config->device_layers && strstr(said, "allocate") ? ERR_BUDGET : ERR_MODEL;
 }
 
 static uint64_t tensor_bytes(const struct directory *d, const char *name)
@@ -238,26 +247,29 @@ static uint64_t tensor_bytes(const struct directory *d, const char *name)
 }
 
 /* Bytes of one matrix in the layout that takes the most room: kernels for a CPU with special units keep weights repacked, some
- * types with extra fields. Which layout libllama will choose is its secret, so the largest is counted. */
-static uint64_t matrix_in_memory(const struct directory_tensor *t)
+ * types with extra fields. Which layout libllama will choose is its secret, so the largest is counted. A device has its own. */
+static uint64_t matrix_in_memory(const struct directory_tensor *t, bool on_device)
 {
 	ggml_backend_dev_t cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
+	ggml_backend_buffer_type_t own[] = { on_device ? ggml_backend_dev_buffer_type(device_handle()) : NULL, NULL }, *types = own;
 	ggml_backend_dev_get_extra_bufts_t get = NULL;
 	struct ggml_init_params params = { .mem_size = ggml_tensor_overhead() * 2, .no_alloc = true };
 	struct ggml_context *context;
 	struct ggml_tensor *tensor;
 	uint64_t most = t->size;
 
-	if (cpu && t->n_dims > 1)
+	if (!on_device && cpu && t->n_dims > 1)
 		get = (ggml_backend_dev_get_extra_bufts_t)ggml_backend_reg_get_proc_address(ggml_backend_dev_backend_reg(cpu),
 											    "ggml_backend_dev_get_extra_bufts");
-	if (!get)
+	if (get)
+		types = get(cpu);
+	if (!types || !*types)
 		return most;
 	context = ggml_init(params);
 	if (!context)
 		return most;
 	tensor = ggml_new_tensor(context, (enum ggml_type)t->type, (int)t->n_dims, t->ne);
-	for (ggml_backend_buffer_type_t *types = get(cpu); types && *types; types++) {
+	for (; *types; types++) {
 		uint64_t size = ggml_backend_buft_get_alloc_size(*types, tensor);
 
 		if (size > most)
@@ -267,22 +279,35 @@ static uint64_t matrix_in_memory(const struct directory_tensor *t)
 	return most;
 }
 
-static uint64_t weights_in_memory(const struct directory *d, const struct virtual_file *file, struct layer_range range,
-				  enum virtual_kind kind)
+/* Is a layer of the range, 0 its first, on the device; the one after the last is the output. */
+static bool is_on_device(const struct shard_config *config, uint32_t layer)
 {
+	return layer + config->device_layers >= config->range.end - config->range.first + 1;
+}
+
+/* *device: those of them that are on the device. */
+static uint64_t weights_in_memory(const struct shard_config *config, const struct virtual_file *file, enum virtual_kind kind, uint64_t *device)
+{
+	const struct directory *d = config->directory;
+	struct layer_range range = config->range;
 	uint64_t bytes = file->size - file->header.length;       /* zeros too */
 
+	*device = 0;
 	for (size_t i = 0; i < d->n_tensors; i++) {
 		const struct directory_tensor *t = &d->tensors[i];
+		bool layer = t->layer >= (int32_t)range.first && t->layer < (int32_t)range.end;
+		bool embeds = d->tied && kind != VIRTUAL_INNER && !strcmp(t->name, "token_embd.weight");
+		bool output = embeds || (kind != VIRTUAL_INNER && !strcmp(t->name, "output.weight"));
+		bool there = config->device_layers && is_on_device(config, layer ? (uint32_t)t->layer - range.first : range.end - range.first);
+		uint64_t size = layer || output ? matrix_in_memory(t, there) : 0;
 
-		if (t->layer >= (int32_t)range.first && t->layer < (int32_t)range.end)
-			bytes += matrix_in_memory(t) - t->size;
-		else if (kind != VIRTUAL_INNER && !strcmp(t->name, "output.weight"))
-			bytes += matrix_in_memory(t) - t->size;
-		else if (d->tied && !strcmp(t->name, "token_embd.weight") && kind == VIRTUAL_END && !quirk_holds_embedding(d))
-			bytes += matrix_in_memory(t) - t->size;
-		else if (d->tied && !strcmp(t->name, "token_embd.weight") && kind != VIRTUAL_INNER)
-			bytes += matrix_in_memory(t);    /* once to look up rows, once to multiply */
+		if (!layer && !output)
+			continue;
+		bytes += size;
+		if (!embeds || (kind == VIRTUAL_END && !quirk_holds_embedding(d)))
+			bytes -= t->size;        /* it is in the file; else it is there once to look up rows, once to multiply */
+		if (there)
+			*device += size;
 	}
 	return bytes;
 }
@@ -316,6 +341,7 @@ int shard_lower_bound(const struct shard_config *config, struct memory_use *use,
 	const struct directory *d = config->directory;
 	enum virtual_kind kind = virtual_kind_of(d, config->range);
 	struct virtual_file file;
+	uint64_t device;
 	int err;
 
 	memset(use, 0, sizeof *use);
@@ -326,13 +352,21 @@ int shard_lower_bound(const struct shard_config *config, struct memory_use *use,
 		return err;
 	err = virtual_init(&file, config->source, d, config->range, kind, why, why_size);
 	if (!err) {
-		use->weights = weights_in_memory(d, &file, config->range, kind);
+		use->weights = weights_in_memory(config, &file, kind, &device);
 		use->planned = planner_bytes(file.n_extents);
 		for (uint32_t i = config->range.first; quirk_find(d->architecture) && i < config->range.end; i++)
 			use->kv += shard_kv_bytes(d, i) * positions_of(config);
 	}
 	virtual_release(&file);
 	return err;
+}
+
+/* A share of what all layers of the range take alike. */
+static uint64_t on_device_of(const struct shard_config *config, uint64_t bytes)
+{
+	uint32_t n = config->range.end - config->range.first, there = config->device_layers > n ? n : config->device_layers ? config->device_layers - 1 : 0;
+
+	return bytes / n * there;
 }
 
 int shard_estimate(const struct shard_config *config, struct memory_use *use, char *why, size_t why_size)
@@ -343,6 +377,7 @@ int shard_estimate(const struct shard_config *config, struct memory_use *use, ch
 	struct llama_model *model = NULL;
 	struct capture capture = { 0 };
 	struct virtual_file file;
+	uint64_t device;
 	int err;
 
 	memset(use, 0, sizeof *use);
@@ -363,7 +398,8 @@ int shard_estimate(const struct shard_config *config, struct memory_use *use, ch
 		err = load_failed(&file, config, "no context", why, why_size);
 		goto out;
 	}
-	use->weights = weights_in_memory(d, &file, config->range, kind);   /* a simulated load logs no model buffers */
+	use->weights = weights_in_memory(config, &file, kind, &device);    /* a simulated load logs no model buffers */
+	use->device += device + on_device_of(config, use->kv);
 	use->planned = planner_bytes(file.n_extents);
 out:
 	memory_watch(NULL);
@@ -372,6 +408,29 @@ out:
 	if (model)
 		llama_model_free(model);
 	virtual_release(&file);
+	return err;
+}
+
+/* A simulated load takes a while, so how many layers are too many is guessed by what a layer takes. */
+int shard_fit(struct shard_config *config, uint64_t *room, struct memory_use *use, char *why, size_t why_size)
+{
+	uint32_t all = config->range.end - config->range.first + 1;
+	int err;
+
+	for (config->device_layers = *room ? all : 0;;) {
+		uint64_t layer = 1, excess;
+
+		err = shard_estimate(config, use, why, why_size);
+		if (err || !config->device_layers || use->device <= *room)
+			break;
+		excess = use->device - *room;
+		for (size_t i = 0; i < config->directory->n_tensors; i++)
+			if (config->directory->tensors[i].layer == (int32_t)config->range.first)
+				layer += config->directory->tensors[i].size;
+		layer += use->kv / (all - 1);
+		config->device_layers -= excess / layer >= config->device_layers ? config->device_layers : (uint32_t)(excess / layer) + (excess < layer);
+	}
+	*room -= err ? 0 : use->device;
 	return err;
 }
 
@@ -466,6 +525,13 @@ static int try_rows(struct shard *shard, char *why, size_t why_size)
 		shard->joins = k ? SHARD_ROWS_MAX : FEW_ROWS;
 	}
 	shard_clear(shard, 0);
+	/* A device takes memory and compiles for a block when it sees the first: now, where a lack of memory is a refusal. */
+	if (!err && shard->device_layers) {
+		err = add_trial(shard, 0, most < CHUNK_ROWS ? most : CHUNK_ROWS, why, why_size);
+		if (!err)
+			err = compute_trial(shard, (most < CHUNK_ROWS ? most : CHUNK_ROWS) - 1, &out, why, why_size);
+		shard_clear(shard, 0);
+	}
 	free(alone[0]);
 	free(alone[1]);
 	return err;
@@ -521,6 +587,7 @@ int shard_load(struct shard **out, const struct shard_config *config, char *why,
 	shard->kind = virtual_kind_of(d, config->range);
 	shard->context_positions = config->context;
 	shard->sessions = config->sessions;
+	shard->device_layers = config->device_layers;
 	shard->rows = calloc((size_t)SHARD_ROWS_MAX * d->n_embd, sizeof *shard->rows);
 	shard->capture.rows = calloc((size_t)SHARD_ROWS_MAX * d->n_embd, sizeof *shard->capture.rows);
 	shard->capture.in = shard->rows;
@@ -565,6 +632,7 @@ int shard_load(struct shard **out, const struct shard_config *config, char *why,
 	if (shard_ends(shard))
 		shard->output_bytes = tensor_bytes(d, d->tied ? "token_embd.weight" : "output.weight");
 	err = try_rows(shard, why, why_size);
+	shard->tried = true;
 out:
 	memory_watch(NULL);
 	virtual_release(&file);
@@ -703,8 +771,15 @@ int shard_compute(struct shard *shard, uint32_t layers, char *why, size_t why_si
 	name_exit(shard, layers && layers < all ? layers : all);
 	shard->capture.bytes = (size_t)n * shard->directory->n_embd * sizeof(float);
 	memory_clear_error();
-	result = llama_decode(shard->context, batch);
+	result = guard_decode(shard->context, batch, why, why_size);
 	shard->capture.bytes = 0;
+	if (result == ERR_BUDGET || result == ERR_ENGINE) {
+		if (shard->tried) {              /* nothing that it computes from here on is to be trusted: a new engine is */
+			log_error("%s", why);
+			abort();
+		}
+		return result;
+	}
 	if (result != 0) {
 		err = decode_failed(result, why, why_size);
 	} else if (shard->capture.odd || shard->capture.left != (shard->capture.exit[0] != 0) || shard->capture.entered != (shard->capture.entry != NULL)) {
@@ -814,6 +889,13 @@ bool shard_ends(const struct shard *shard)
 const struct memory_use *shard_memory(const struct shard *shard)
 {
 	return &shard->memory;
+}
+
+uint32_t shard_device_layers(const struct shard *shard)
+{
+	uint32_t n = shard->range.end - shard->range.first;
+
+	return shard->device_layers > n ? n : shard->device_layers ? shard->device_layers - 1 : 0;
 }
 
 enum truncate shard_can_truncate(const struct shard *shard)

@@ -27,6 +27,7 @@ struct shard_config {
 	uint32_t context;                          /* positions of one session */
 	uint32_t sessions;                         /* sequences, 1 .. SHARD_SESSIONS_MAX */
 	uint32_t threads;
+	uint32_t device_layers;                    /* so many are on the device: the output, then the range's last layers; 0: none */
 	bool (*progress)(void *arg, float done);   /* 0..1 while loading; false gives up. May be NULL */
 	void *arg;
 };
@@ -40,6 +41,8 @@ uint64_t shard_kv_bytes(const struct directory *directory, uint32_t layer);
 int shard_lower_bound(const struct shard_config *config, struct memory_use *use, char *why, size_t why_size);
 /* What shard_load() would allocate, by a simulated load; it needs `planned` bytes itself. */
 int shard_estimate(const struct shard_config *config, struct memory_use *use, char *why, size_t why_size);
+/* The same with as many layers on the device as *room bytes there hold, which become fewer: sets config->device_layers. */
+int shard_fit(struct shard_config *config, uint64_t *room, struct memory_use *use, char *why, size_t why_size);
 int shard_load(struct shard **out, const struct shard_config *config, char *why, size_t why_size);
 void shard_free(struct shard *shard);
 
@@ -75,6 +78,7 @@ struct layer_range shard_range(const struct shard *shard);
 uint32_t shard_context(const struct shard *shard); /* positions of one session */
 bool shard_ends(const struct shard *shard);        /* has the output matrix */
 const struct memory_use *shard_memory(const struct shard *shard);
+uint32_t shard_device_layers(const struct shard *shard);          /* of the range's layers, without the output */
 enum truncate shard_can_truncate(const struct shard *shard);
 uint32_t shard_layer_microseconds(const struct shard *shard);     /* measured at load */
 const struct llama_vocab *shard_vocab(const struct shard *shard); /* NULL: this shard has none */

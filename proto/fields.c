@@ -38,6 +38,15 @@ void field_get_plain(struct pack_cursor c, const char *key, char *out, size_t si
 	}
 }
 
+void field_get_plain_or(struct pack_cursor c, const char *key, char *out, size_t size)
+{
+	pack_get_str_or(c, key, out, size, "");
+	if (!field_is_plain(out)) {
+		memset(out, 0, size);
+		field_fail(c, ERR_MALFORMED);
+	}
+}
+
 void field_make_plain(char *out, size_t size, const char *text)
 {
 	size_t n = strnlen(text, size - 1);

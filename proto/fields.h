@@ -15,6 +15,7 @@ void field_fail(struct pack_cursor c, int err);
 /* Text that ends up in a terminal or a log: UTF-8 without control characters; may be empty. */
 bool field_is_plain(const char *text);
 void field_get_plain(struct pack_cursor c, const char *key, char *out, size_t size);
+void field_get_plain_or(struct pack_cursor c, const char *key, char *out, size_t size);       /* "" where it is not there */
 /* Makes any bytes plain: what is not becomes '?', what does not fit is cut between characters. */
 void field_make_plain(char *out, size_t size, const char *text);
 

@@ -115,9 +115,18 @@ int close_decode(const struct frame *f, struct close_message *m);
 
 /* --- engine only -------------------------------------------------------------------------------- */
 
+/* INTEGRATED computes in the machine's memory; SOFTWARE is a driver that computes on the CPU, for tests. */
+enum device_kind { DEVICE_NONE, DEVICE_CARD, DEVICE_INTEGRATED, DEVICE_SOFTWARE };
+struct engine_device {
+	enum device_kind kind;
+	char name[NAME_SIZE];             /* what its driver calls it */
+	uint64_t bytes, free_bytes;       /* of its memory, when it was opened */
+};
 struct engine_hello {                 /* engine to daemon, once the sandbox stands */
 	char engine[NAME_SIZE];           /* as in an advert: "llama 0.7.0 q1a2b3c4 cpu" */
 	bool sandboxed;
+	struct engine_device device;      /* that it was asked to use */
+	char no_device[200];              /* why there is none though it was asked; "" otherwise */
 };
 int engine_hello_encode(struct buf *out, const struct engine_hello *m);
 int engine_hello_decode(const struct frame *f, struct engine_hello *m);
@@ -148,7 +157,8 @@ struct engine_load {
 	uint32_t context;                 /* positions of one session */
 	uint32_t sessions;                /* KV for this many at once */
 	uint32_t threads;
-	uint64_t memory_max;              /* weights + KV + compute; 0: no limit. Past it: ERR_BUDGET */
+	uint64_t memory_max;              /* weights + KV + compute outside the device; 0: no limit. Past it: ERR_BUDGET */
+	uint64_t device_max;              /* the same on the device, which takes what fits; 0: nothing goes there */
 	size_t n_extents;                 /* verified bytes; a read outside is an error. Tail: (file u32, offset u64, length u64)* */
 	struct model_extent *extents;     /* heap; group unused; engine_load_free() */
 };
@@ -160,6 +170,8 @@ enum truncate { TRUNCATE_ANY = 0, TRUNCATE_LAST = 1, TRUNCATE_NONE = 2 };
 struct engine_loaded {
 	uint32_t request;
 	uint64_t weight_bytes, kv_bytes, compute_bytes;      /* in memory, of all ranges */
+	uint64_t device_bytes;            /* of them, on the device */
+	uint32_t device_layers;           /* of the ranges' layers, on the device */
 	uint32_t n_embd, n_vocab;
 	enum truncate truncate;
 	uint32_t layer_microseconds;      /* one row through one layer, measured at load */

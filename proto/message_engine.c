@@ -22,9 +22,16 @@
 int engine_hello_encode(struct buf *out, const struct engine_hello *m)
 {
 	struct head_writer head;
-	head_begin(&head, 2);
+	char why[sizeof m->no_device];
+	field_make_plain(why, sizeof why, m->no_device);
+	head_begin(&head, 7);
 	pack_kv_str(&head.w, "engine", m->engine);
 	pack_kv_bool(&head.w, "sandboxed", m->sandboxed);
+	pack_kv_uint(&head.w, "device_kind", m->device.kind);
+	pack_kv_str(&head.w, "device", m->device.name);
+	pack_kv_uint(&head.w, "device_bytes", m->device.bytes);
+	pack_kv_uint(&head.w, "device_free", m->device.free_bytes);
+	pack_kv_str(&head.w, "no_device", why);
 	return head_end(&head, out, FRAME_ENGINE_HELLO, NULL, 0);
 }
 
@@ -37,6 +44,11 @@ int engine_hello_decode(const struct frame *f, struct engine_hello *m)
 		return err;
 	field_get_plain(head.c, "engine", m->engine, sizeof(m->engine));
 	m->sandboxed = pack_get_bool_or(head.c, "sandboxed", false);
+	m->device.kind = (enum device_kind)pack_get_uint_or(head.c, "device_kind", DEVICE_SOFTWARE, DEVICE_NONE);
+	m->device.bytes = pack_get_uint_or(head.c, "device_bytes", MODEL_FILE_MAX, 0);
+	m->device.free_bytes = pack_get_uint_or(head.c, "device_free", MODEL_FILE_MAX, 0);
+	field_get_plain_or(head.c, "device", m->device.name, sizeof m->device.name);
+	field_get_plain_or(head.c, "no_device", m->no_device, sizeof m->no_device);
 	return head_close(&head);
 }
 
@@ -137,7 +149,7 @@ static int check_load(const struct engine_load *m)
 		return ERR_MALFORMED;
 	if (m->n_files > MODEL_FILES_MAX || m->n_ranges > RANGES_MAX || m->n_layer > MODEL_LAYERS_MAX ||
 	    m->context > CONTEXT_MAX || m->sessions > SESSIONS_MAX || m->threads > THREADS_MAX ||
-	    m->memory_max > INT64_MAX || m->n_extents > MODEL_EXTENTS_MAX)
+	    m->memory_max > INT64_MAX || m->device_max > INT64_MAX || m->n_extents > MODEL_EXTENTS_MAX)
 		return ERR_LIMIT;
 	for (size_t i = 0; i < m->n_ranges; i++)
 		if (!field_is_range(&m->ranges[i], m->n_layer))
@@ -167,7 +179,7 @@ int engine_load_encode(struct buf *out, const struct engine_load *m)
 	}
 
 	struct head_writer head;
-	head_begin(&head, 8);
+	head_begin(&head, 9);
 	pack_kv_uint(&head.w, "request", m->request);
 	pack_kv_uint(&head.w, "n_files", m->n_files);
 	pack_str(&head.w, "ranges");
@@ -177,6 +189,7 @@ int engine_load_encode(struct buf *out, const struct engine_load *m)
 	pack_kv_uint(&head.w, "sessions", m->sessions);
 	pack_kv_uint(&head.w, "threads", m->threads);
 	pack_kv_uint(&head.w, "memory_max", m->memory_max);
+	pack_kv_uint(&head.w, "device_max", m->device_max);
 	if (err)
 		head.w.err = err;
 	err = head_end(&head, out, FRAME_ENGINE_LOAD, tail.data, tail.length);
@@ -221,6 +234,7 @@ int engine_load_decode(const struct frame *f, struct engine_load *m)
 	m->sessions = (uint32_t)pack_get_uint(head.c, "sessions", SESSIONS_MAX);
 	m->threads = (uint32_t)pack_get_uint(head.c, "threads", THREADS_MAX);
 	m->memory_max = pack_get_uint(head.c, "memory_max", INT64_MAX);
+	m->device_max = pack_get_uint_or(head.c, "device_max", INT64_MAX, 0);
 	err = head_close(&head);
 	if (!err)
 		err = read_load_extents(f, m);
@@ -240,11 +254,13 @@ void engine_load_free(struct engine_load *m)
 int engine_loaded_encode(struct buf *out, const struct engine_loaded *m)
 {
 	struct head_writer head;
-	head_begin(&head, 8);
+	head_begin(&head, 10);
 	pack_kv_uint(&head.w, "request", m->request);
 	pack_kv_uint(&head.w, "weight_bytes", m->weight_bytes);
 	pack_kv_uint(&head.w, "kv_bytes", m->kv_bytes);
 	pack_kv_uint(&head.w, "compute_bytes", m->compute_bytes);
+	pack_kv_uint(&head.w, "device_bytes", m->device_bytes);
+	pack_kv_uint(&head.w, "device_layers", m->device_layers);
 	pack_kv_uint(&head.w, "n_embd", m->n_embd);
 	pack_kv_uint(&head.w, "n_vocab", m->n_vocab);
 	pack_kv_uint(&head.w, "truncate", m->truncate);
@@ -263,6 +279,8 @@ int engine_loaded_decode(const struct frame *f, struct engine_loaded *m)
 	m->weight_bytes = pack_get_uint(head.c, "weight_bytes", MODEL_FILE_MAX);
 	m->kv_bytes = pack_get_uint(head.c, "kv_bytes", MODEL_FILE_MAX);
 	m->compute_bytes = pack_get_uint(head.c, "compute_bytes", MODEL_FILE_MAX);
+	m->device_bytes = pack_get_uint_or(head.c, "device_bytes", MODEL_FILE_MAX, 0);
+	m->device_layers = (uint32_t)pack_get_uint_or(head.c, "device_layers", MODEL_LAYERS_MAX, 0);
 	m->n_embd = (uint32_t)field_get_range(head.c, "n_embd", 1, MODEL_EMBD_MAX);
 	m->n_vocab = (uint32_t)pack_get_uint(head.c, "n_vocab", MODEL_VOCAB_MAX);
 	m->truncate = (enum truncate)pack_get_uint(head.c, "truncate", TRUNCATE_NONE);

@@ -13,6 +13,20 @@
 #define STAGE_DEAREST_US 1e13
 #define LAYER_UNKNOWN_US 1000.0    /* a layer that nobody measured yet */
 
+bool routing_engines_join(const char *a, const char *b)
+{
+	static const char *const tested[][2] = {{"cpu", "vulkan"}};
+	const char *end_a = strrchr(a, ' '), *end_b = strrchr(b, ' ');
+	if (!strcmp(a, b))
+		return true;
+	if (!end_a || !end_b || end_a - a != end_b - b || memcmp(a, b, (size_t)(end_a - a)))
+		return false;
+	for (size_t i = 0; i < sizeof tested / sizeof *tested; i++)
+		if ((!strcmp(end_a + 1, tested[i][0]) && !strcmp(end_b + 1, tested[i][1])) || (!strcmp(end_a + 1, tested[i][1]) && !strcmp(end_b + 1, tested[i][0])))
+			return true;
+	return false;
+}
+
 struct step {
 	double cost;
 	uint32_t from;             /* position before this stage */

@@ -14,12 +14,16 @@
 struct routing_node {
 	uint8_t node[KEY_BYTES];
 	bool self;
-	bool usable;                    /* up, agreement in force, quota left, not paused, same engine pair tested */
+	bool usable;                    /* up, agreement in force, quota left, not paused, engines that may share a ring */
 	double rtt_ms;                  /* from home; self 0 */
 	uint32_t load_permille, layer_microseconds, sessions_free;
 	size_t n_resident;
 	struct layer_range resident[RANGES_MAX];
 };
+
+/* Bits follow library, quirk table and back end, so a ring joins only nodes whose engines say the same of themselves (DESIGN D2), or that
+ * differ in the back end alone, where the pair was tested to give logits within 5 % (tests/peers/test_gpu.py). */
+bool routing_engines_join(const char *a, const char *b);
 
 /* 0; ERR_UNREACHABLE when no chain of stages covers the model: then missing says which layers nobody usable has (one range, the first);
  * ERR_BUSY when only nodes without free sessions would cover it; ERR_DENIED when home lacks an end and text would have to

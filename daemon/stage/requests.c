@@ -147,7 +147,7 @@ int stage_inspect(struct stage *stage, int *fds, size_t n_fds, const char *const
 	struct engine *e = NULL;
 	char why[400] = "";
 	struct inspection *i = n_fds && n_fds <= MODEL_FILES_MAX && !stage->closing ? calloc(1, sizeof *i) : NULL;
-	int err = i ? engine_new(stage, 0, &e, why, sizeof why) : !n_fds || n_fds > MODEL_FILES_MAX ? ERR_LIMIT : stage->closing ? ERR_CANCELLED : -ENOMEM;
+	int err = i ? engine_new(stage, 0, NULL, &e, why, sizeof why) : !n_fds || n_fds > MODEL_FILES_MAX ? ERR_LIMIT : stage->closing ? ERR_CANCELLED : -ENOMEM;
 	if (err) {
 		if (why[0])
 			log_error("%s", why);

@@ -72,14 +72,24 @@ static int prepare(posix_spawn_file_actions_t *actions, posix_spawnattr_t *attri
 	return -err;
 }
 
-int engine_spawn(const char *path, uint64_t data_limit, pid_t *pid, int *fd, char *why, size_t why_size)
+int engine_spawn(const char *path, uint64_t data_limit, const char *gpu, pid_t *pid, int *fd, char *why, size_t why_size)
 {
 	int pair[2];
 	posix_spawn_file_actions_t actions;
 	posix_spawnattr_t attributes;
 	char limit[32], *environment[ENVIRONMENT_MAX];
-	char program[] = "essaim-engine", option[] = "--memory-max";
-	char *arguments[] = {program, data_limit ? option : NULL, limit, NULL};
+	char program[] = "essaim-engine", option[] = "--memory-max", option_gpu[] = "--gpu", device[32];
+	char *arguments[6] = {program};
+	size_t n = 1;
+	if (data_limit) {
+		arguments[n++] = option;
+		arguments[n++] = limit;
+	}
+	if (gpu) {
+		arguments[n++] = option_gpu;
+		arguments[n++] = device;
+		text_copy(device, sizeof device, gpu);
+	}
 	snprintf(limit, sizeof limit, "%" PRIu64, data_limit);
 	make_environment(environment);
 

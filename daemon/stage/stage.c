@@ -51,6 +51,20 @@ const char *stage_engine_name(const struct stage *stage)
 	return stage->engine_name;
 }
 
+const struct stage_device *stage_device(const struct stage *stage)
+{
+	return &stage->device;
+}
+
+static void set_device(struct stage *stage, const struct engine_device *device, const char *why)
+{
+	stage->device.known = true;
+	stage->device.device = *device;
+	text_copy(stage->device.why, sizeof stage->device.why, why);
+	if (!stage->closing && stage->config.on_device)
+		stage->config.on_device(stage->config.arg);
+}
+
 /* The last thing its caller does: main may call back. */
 static void set_state(struct stage *stage, struct resident *r, enum stage_state state, const char *why)
 {
@@ -67,13 +81,13 @@ static void on_engine_frame(void *owner, const struct frame *frame);
 static void on_engine_end(void *owner, int err);
 static void on_engine_closed(void *owner);
 
-int engine_new(struct stage *stage, uint64_t data_limit, struct engine **out, char *why, size_t why_size)
+int engine_new(struct stage *stage, uint64_t data_limit, const char *gpu, struct engine **out, char *why, size_t why_size)
 {
 	int fd;
 	struct engine *e = calloc(1, sizeof *e);
 	if (!e)
 		return -ENOMEM;
-	int err = engine_spawn(stage->engine_path, data_limit, &e->pid, &fd, why, why_size);
+	int err = engine_spawn(stage->engine_path, data_limit, gpu, &e->pid, &fd, why, why_size);
 	if (err) {
 		free(e);
 		return err;
@@ -136,6 +150,7 @@ static void on_handle_closed(uv_handle_t *handle)
 		free(r);
 	}
 	free(stage->engine_path);
+	free(stage->gpu);
 	free(stage);
 	if (on_closed)
 		on_closed(arg);
@@ -202,6 +217,7 @@ static void lose_engine(struct stage *stage, struct resident *r, bool crashed, c
 	r->load_request = 0;
 	r->info.pid = 0;
 	r->info.n_ranges = 0;
+	r->info.device_bytes = r->info.device_layers = 0;
 	owed_release(&r->owed);
 	bool quarantined = false;
 	if (crashed) {
@@ -224,9 +240,12 @@ static void engine_is_over(struct engine *e)
 	char why[400];
 	say_how_it_ended(e, why, sizeof why);
 	bool refused = e->fault[0] && !e->hung;      /* it said why and left: no crash */
-	bool known = r || e->inspection;
+	bool known = r || e->inspection, looks = e->looks;
 	e->resident = NULL;
+	e->looks = false;
 	engine_stop(e);
+	if (looks)
+		set_device(stage, &(struct engine_device){0}, why);
 	if (known)
 		inspection_fail(e, ERR_ENGINE, why);
 	if (r)
@@ -286,6 +305,7 @@ static int send_load(struct engine *e, struct resident *r)
 	struct engine_load m = {
 		.request = stage_next_request(e->stage), .n_files = (uint32_t)load->n_fds, .n_ranges = load->n_ranges, .n_layer = load->n_layer,
 		.context = load->context, .sessions = load->sessions, .threads = e->stage->config.threads, .memory_max = load->memory_max,
+		.device_max = load->device_max,
 		.n_extents = load->n_extents, .extents = load->extents,
 	};
 	memcpy(m.ranges, load->ranges, sizeof m.ranges);
@@ -316,7 +336,13 @@ static void on_hello(struct engine *e, const struct frame *frame)
 	e->deadline = 0;
 	text_copy(e->name, sizeof e->name, hello.engine);
 	e->sandboxed = hello.sandboxed;
-	text_copy(stage->engine_name, sizeof stage->engine_name, hello.engine);
+	if (!e->inspection || !stage->gpu)       /* an inspection's has no device in its name */
+		text_copy(stage->engine_name, sizeof stage->engine_name, hello.engine);
+	if (e->looks) {
+		e->looks = false;
+		engine_stop(e);
+		set_device(stage, &hello.device, hello.no_device);
+	}
 	if (e->inspection)
 		inspection_on_hello(e);
 	if (!e->resident)
@@ -344,6 +370,8 @@ static void on_loaded(struct engine *e, struct resident *r, const struct frame *
 	r->info.weight_bytes = m.weight_bytes;
 	r->info.kv_bytes = m.kv_bytes;
 	r->info.compute_bytes = m.compute_bytes;
+	r->info.device_bytes = m.device_bytes;
+	r->info.device_layers = m.device_layers;
 	r->info.layer_microseconds = m.layer_microseconds;
 	r->info.truncate = m.truncate;
 	r->info.n_ranges = r->load.n_ranges;
@@ -444,6 +472,7 @@ static void stop_resident(struct stage *stage, struct resident *r, const char *w
 	r->load_request = 0;
 	r->info.pid = 0;
 	r->info.n_ranges = 0;
+	r->info.device_bytes = r->info.device_layers = 0;
 	release_load(&r->load);
 	r->load_waits = false;
 	render_fail_all(r, ERR_ENGINE, why);
@@ -458,7 +487,7 @@ static int start_waiting(struct stage *stage, struct resident *r, char *why, siz
 		if (e->stopping && !e->inspection && !e->exited)
 			return 0;            /* an older engine's memory is not free yet; SIGCHLD brings us back */
 	r->load_waits = false;
-	int err = engine_new(stage, r->load.data_limit, &e, why, why_size);
+	int err = engine_new(stage, r->load.data_limit, stage->gpu, &e, why, why_size);
 	if (err) {
 		release_load(&r->load);
 		return err;
@@ -610,14 +639,18 @@ int stage_open(struct stage **out, const struct stage_config *config)
 		return -ENOMEM;
 	stage->config = *config;
 	stage->engine_path = strdup(config->engine_path);
+	stage->gpu = config->gpu ? strdup(config->gpu) : NULL;
 	if (!stage->config.hang_seconds)
 		stage->config.hang_seconds = HANG_SECONDS;
 	if (!stage->config.threads)
 		stage->config.threads = 1;
-	if (!stage->engine_path) {
+	if (!stage->engine_path || (config->gpu && !stage->gpu)) {
+		free(stage->engine_path);
 		free(stage);
 		return -ENOMEM;
 	}
+	stage->config.gpu = stage->gpu;
+	stage->device.known = !stage->gpu;
 	stage->config.engine_path = stage->engine_path;
 	/* Neither can fail on a loop that works: no system call is made. */
 	uv_timer_init(config->loop, &stage->timer);
@@ -633,6 +666,14 @@ int stage_open(struct stage **out, const struct stage_config *config)
 		return err;
 	}
 	*out = stage;
+	struct engine *e;
+	char why[400] = "";
+	if (!stage->gpu)
+		return 0;
+	if (engine_new(stage, 0, stage->gpu, &e, why, sizeof why))
+		set_device(stage, &(struct engine_device){0}, why);
+	else
+		e->looks = true;
 	return 0;
 }
 

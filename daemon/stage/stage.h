@@ -19,19 +19,28 @@ struct stage_config {
 	uv_loop_t *loop;
 	const char *engine_path;           /* essaim-engine */
 	unsigned threads;                  /* for each engine */
+	const char *gpu;                   /* "auto" or "vulkan/N": engines of models open this device; NULL: none */
 	unsigned hang_seconds;             /* 0: 120 */
 	/* ROWS, TOKENS, READY and FAULT of an engine, as decoded frames. */
 	void (*on_frame)(void *arg, const uint8_t model[KEY_BYTES], const struct frame *frame);
 	/* state changed; on STAGE_FAILED/QUARANTINED `why` says what and what to do. All its sessions are gone. */
 	void (*on_state)(void *arg, const uint8_t model[KEY_BYTES], enum stage_state state, const char *why);
+	/* stage_device() has something to say. May be NULL. */
+	void (*on_device)(void *arg);
 	void *arg;
+};
+struct stage_device {
+	bool known;                        /* it was looked at, or none is wanted */
+	struct engine_device device;
+	char why[400];                     /* why there is none though one is wanted; "" otherwise */
 };
 struct stage_load {                        /* what to make resident */
 	uint8_t model[KEY_BYTES];
 	size_t n_ranges;
 	struct layer_range ranges[RANGES_MAX];
 	uint32_t n_layer, context, sessions;
-	uint64_t memory_max;               /* budget for this engine; 0: none */
+	uint64_t memory_max;               /* budget for this engine, without the device; 0: none */
+	uint64_t device_max;               /* budget on the device */
 	uint64_t data_limit;               /* RLIMIT_DATA for the process; 0: none */
 	size_t n_fds;
 	int fds[MODEL_FILES_MAX];          /* taken: closed by stage */
@@ -45,7 +54,8 @@ struct stage_info {
 	bool sandboxed;
 	size_t n_ranges;
 	struct layer_range ranges[RANGES_MAX];
-	uint64_t weight_bytes, kv_bytes, compute_bytes;
+	uint64_t weight_bytes, kv_bytes, compute_bytes, device_bytes;     /* device_bytes: of the others, on the device */
+	uint32_t device_layers;
 	uint32_t context, sessions, sessions_open, layer_microseconds;
 	enum truncate truncate;            /* can a session go back to a position */
 	unsigned crashes;
@@ -76,6 +86,8 @@ int stage_text(struct stage *stage, const uint8_t model[KEY_BYTES], const struct
 int stage_inspect(struct stage *stage, int *fds, size_t n_fds, const char *const *names, uint32_t context,
 		  void (*progress)(void *arg, unsigned permille),
 		  void (*done)(void *arg, int err, struct manifest_body *body /* moved out */, const char *why), void *arg);
+/* An engine looks what the device is when stage opens, and ends again. */
+const struct stage_device *stage_device(const struct stage *stage);
 const char *stage_engine_name(const struct stage *stage);     /* "llama 0.7.0 ..." once any engine said hello, else "" */
 
 #endif

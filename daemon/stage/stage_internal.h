@@ -7,7 +7,8 @@
  *   watch.c       who owes an answer; how often a model's engine died (pure)
  *
  * An engine (a process) and a resident (a model) are two things: a model may wait for its old engine to end before its
- * new one starts, and an inspection has an engine without a model.
+ * new one starts, and an inspection has an engine without a model. An inspection reads what nobody has approved, so it never gets the
+ * device.
  *
  * Thread: loop. SPDX-License-Identifier: AGPL-3.0-or-later */
 #ifndef STAGE_STAGE_INTERNAL_H
@@ -48,7 +49,7 @@ void engine_io_close(struct engine_io *io);        /* idempotent */
 /* --- spawn.c ----------------------------------------------------------------------------------------- */
 
 /* *fd is our end of the socketpair, close-on-exec. why: a sentence with a remedy. */
-int engine_spawn(const char *path, uint64_t data_limit, pid_t *pid, int *fd, char *why, size_t why_size);
+int engine_spawn(const char *path, uint64_t data_limit, const char *gpu, pid_t *pid, int *fd, char *why, size_t why_size);
 
 /* --- stage.c ----------------------------------------------------------------------------------------- */
 
@@ -67,6 +68,7 @@ struct engine {
 	struct stage *stage;
 	struct resident *resident;     /* NULL: none any more, or an inspection's */
 	struct inspection *inspection; /* NULL: none any more, or a model's */
+	bool looks;                    /* it has neither: only what it says of the device is wanted */
 	pid_t pid;
 	bool exited, io_closed, stopping, said_hello;
 	int exit_status;               /* as waitpid() gives it */
@@ -95,7 +97,8 @@ struct resident {
 
 struct stage {
 	struct stage_config config;
-	char *engine_path;
+	char *engine_path, *gpu;
+	struct stage_device device;
 	uv_signal_t sigchld;
 	uv_timer_t timer;
 	unsigned open_handles;
@@ -108,7 +111,7 @@ struct stage {
 	void *closed_arg;
 };
 
-int engine_new(struct stage *stage, uint64_t data_limit, struct engine **out, char *why, size_t why_size);
+int engine_new(struct stage *stage, uint64_t data_limit, const char *gpu, struct engine **out, char *why, size_t why_size);
 void engine_stop(struct engine *engine);               /* SIGTERM and end of file; SIGKILL later */
 uint32_t stage_next_request(struct stage *stage);
 struct resident *stage_find(const struct stage *stage, const uint8_t model[KEY_BYTES]);

@@ -149,6 +149,13 @@ static struct doctor_reached from(const char *name, int link_code, int weights_c
 	return r;
 }
 
+static void a_card_beside_processors_is_no_other_engine(void **state)
+{
+	const struct doctor_version peers[] = {{"a", "llama 1 q0 cpu"}, {"b", "llama 1 q0 vulkan"}};
+	doctor_versions(&list, "llama 1 q0 cpu", peers, 2);
+	assert_int_equal(only()->state, DOCTOR_GOOD);
+}
+
 static void one_who_reaches_us_is_enough(void **state)
 {
 	const struct doctor_reached asked[] = {from("near", 0, 0), from("far", -ETIMEDOUT, -ETIMEDOUT)};
@@ -205,6 +212,32 @@ static void a_card_without_addresses_is_bad(void **state)
 	const struct doctor_reached asked[] = {{.name = "far"}};
 	doctor_reach(&list, asked, 1, "", 7740, 7742, how);
 	bad_is("names no address");
+}
+
+static void a_card_that_nobody_uses_is_told_of_and_is_no_fault(void **state)
+{
+	doctor_gpu(&list, &(struct doctor_gpu){.node = "/dev/dri/renderD128", .may_open = true});
+	assert_int_equal(only()->state, DOCTOR_SKIPPED);
+	assert_non_null(strstr(only()->remedy.text, "gpu = auto"));
+	set_up(NULL);
+	doctor_gpu(&list, &(struct doctor_gpu){0});
+	assert_int_equal(list.n, 0);
+}
+
+static void a_card_that_may_not_be_opened_is_bad(void **state)
+{
+	doctor_gpu(&list, &(struct doctor_gpu){.wanted = true, .any = true, .node = "/dev/dri/renderD128"});
+	bad_is("may not be opened");
+	assert_non_null(strstr(only()->remedy.text, "render"));
+}
+
+static void a_card_that_is_wanted_and_not_there_is_bad(void **state)
+{
+	doctor_gpu(&list, &(struct doctor_gpu){.wanted = true, .any = true});
+	bad_is("/dev/dri has no card");
+	set_up(NULL);
+	doctor_gpu(&list, &(struct doctor_gpu){.wanted = true});     /* a software device needs none */
+	assert_int_equal(list.n, 0);
 }
 
 static void many_answers_leave_the_rest_out(void **state)
@@ -272,12 +305,16 @@ int main(void)
 		FACT(a_minute_is_a_warning_and_extremes_do_not_overflow),
 		FACT(alone_the_system_is_believed),
 		FACT(another_engine_is_named),
+		FACT(a_card_beside_processors_is_no_other_engine),
 		FACT(one_who_reaches_us_is_enough),
 		FACT(behind_a_router_the_remedy_names_port_and_address),
 		FACT(an_observed_v6_address_is_written_with_brackets),
 		FACT(closed_weights_are_said_apart),
 		FACT(silence_is_no_verdict),
 		FACT(a_card_without_addresses_is_bad),
+		FACT(a_card_that_nobody_uses_is_told_of_and_is_no_fault),
+		FACT(a_card_that_may_not_be_opened_is_bad),
+		FACT(a_card_that_is_wanted_and_not_there_is_bad),
 		FACT(many_answers_leave_the_rest_out),
 		FACT(what_is_said_can_be_said_in_another_language),
 		FACT(a_value_too_long_is_cut_not_overrun),

@@ -391,6 +391,19 @@ static void no_chain_of_stages_is_cheaper_than_the_plan(void **state)
 	assert_true(planned > SEEDS / 4 && none > SEEDS / 20);
 }
 
+static void only_equal_engines_and_tested_pairs_join(void **state)
+{
+	assert_true(routing_engines_join("llama 0.7.0 q1 cpu", "llama 0.7.0 q1 cpu"));
+	assert_true(routing_engines_join("llama 0.7.0 q1 cpu", "llama 0.7.0 q1 vulkan"));
+	assert_true(routing_engines_join("llama 0.7.0 q1 vulkan", "llama 0.7.0 q1 cpu"));
+	assert_false(routing_engines_join("llama 0.7.0 q1 cpu", "llama 0.7.1 q1 vulkan"));
+	assert_false(routing_engines_join("llama 0.7.0 q1 cpu", "llama 0.7.0 q2 cpu"));
+	assert_false(routing_engines_join("llama 0.7.0 q1 cpu", "llama 0.7.0 q1 cuda"));
+	assert_false(routing_engines_join("cpu", "vulkan"));
+	assert_false(routing_engines_join("llama 0.7.0 q1 cpu", ""));
+	assert_true(routing_engines_join("", ""));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -407,6 +420,7 @@ int main(void)
 		cmocka_unit_test(a_plan_of_too_many_stages_is_not_the_end_when_a_shorter_one_exists),
 		cmocka_unit_test(numbers_that_make_no_sense_are_refused),
 		cmocka_unit_test(no_chain_of_stages_is_cheaper_than_the_plan),
+		cmocka_unit_test(only_equal_engines_and_tested_pairs_join),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
