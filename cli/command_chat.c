@@ -104,7 +104,7 @@ static int choose_model(struct chat *c, bool given)
 {
 	/* The demonstration model may be asked for by its name before it is there. */
 	size_t length = strlen(c->model);
-	bool demo = given && !strncmp(c->model, DEMO_MODEL, length) && !strcmp(DEMO_MODEL + length, ".gguf");
+	bool demo = given && !strncmp(c->model, DEMO_MODEL, length) && !strcmp(&DEMO_MODEL[length], ".gguf");
 	if (given && !demo)
 		return 0;
 	yyjson_doc *doc;

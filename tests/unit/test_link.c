@@ -524,6 +524,27 @@ static void an_invitation_that_is_no_good_is_said_to_be(void **state)
 	assert_int_equal(client_end.up, 0);
 }
 
+/* Nothing proves a refusal: whatever it holds, it is an error number and no more. */
+static void a_refusal_is_a_mark_and_an_error_number(void **state)
+{
+	static const int odd[] = {0, 1, -4097, INT32_MIN, INT32_MAX};
+	uint8_t bytes[HANDSHAKE_REFUSAL + 1] = {0};
+	handshake_refusal_encode(bytes, ERR_USED);
+	assert_int_equal(handshake_refusal_decode(bytes, HANDSHAKE_REFUSAL), ERR_USED);
+	for (size_t n = 0; n <= sizeof bytes; n++)
+		if (n != HANDSHAKE_REFUSAL)
+			assert_int_equal(handshake_refusal_decode(bytes, n), 0);
+	for (size_t i = 0; i < 8; i++) {
+		bytes[i] ^= 1;
+		assert_int_equal(handshake_refusal_decode(bytes, HANDSHAKE_REFUSAL), 0);
+		bytes[i] ^= 1;
+	}
+	for (size_t i = 0; i < sizeof odd / sizeof *odd; i++) {
+		handshake_refusal_encode(bytes, odd[i]);
+		assert_int_equal(handshake_refusal_decode(bytes, HANDSHAKE_REFUSAL), ERR_DENIED);
+	}
+}
+
 static void denied_peers_learn_nothing(void **state)
 {
 	server_end.deny = ERR_DENIED;
@@ -1176,6 +1197,7 @@ int main(void)
 		OVER_TCP(another_network_is_told_that_it_means_another_node),
 		OVER_TCP(a_wrong_key_is_told_that_it_means_another_node),
 		OVER_TCP(an_invitation_that_is_no_good_is_said_to_be),
+		cmocka_unit_test(a_refusal_is_a_mark_and_an_error_number),
 		OVER_TCP(denied_peers_learn_nothing),
 		OVER_TCP(invitation_needs_the_same_psk_on_both_sides),
 		OVER_TCP(replayed_message_1_changes_nothing),
