@@ -5,6 +5,7 @@ SPDX-License-Identifier: AGPL-3.0-or-later
 import http.client
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -139,6 +140,10 @@ class Node:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        with open(self.log_path, errors="replace") as log:      # where it was built with --enable-sanitize
+            report = re.search(r"(?ms)^.*(runtime error: |(ERROR|WARNING): [A-Z]\w+Sanitizer).{,8000}", log.read())
+        if report:
+            raise Failed("%s: %s" % (self.name, report.group()))
 
 
 def partners(abeille, bourdon, colibri):

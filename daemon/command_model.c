@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -210,6 +211,26 @@ static void on_hashed(void *arg, int err, struct manifest_body *body, const char
 	adding_free(a);
 }
 
+/* How a licence is told: nothing (0), something that lets others have the file (1), or that it is not to be passed on (-1). What is not in
+ * these lists is the publisher's word. */
+static int licence_passes_on(const char *licence)
+{
+	static const char *const nothing[] = {"", "none", "other", "unknown", "unspecified"};
+	static const char *const nobody[] = {"all rights reserved", "commercial", "confidential", "internal", "proprietary", "unlicensed",
+					     "licenseref proprietary"};
+	char plain[64];
+	text_copy(plain, sizeof plain, licence);
+	for (char *c = plain; *c; c++)
+		*c = *c == '-' || *c == '_' ? ' ' : *c;
+	for (size_t i = 0; i < sizeof nothing / sizeof *nothing; i++)
+		if (!strcasecmp(plain, nothing[i]))
+			return 0;
+	for (size_t i = 0; i < sizeof nobody / sizeof *nobody; i++)
+		if (!strcasecmp(plain, nobody[i]))
+			return -1;
+	return 1;
+}
+
 static void on_inspected(void *arg, int err, struct manifest_body *body, const char *why)
 {
 	struct adding *a = arg;
@@ -227,10 +248,15 @@ static void on_inspected(void *arg, int err, struct manifest_body *body, const c
 	body->private_ = a->private_;
 	if (a->private_ && !a->licence[0])
 		text_copy(body->licence, sizeof body->licence, "private");
-	if (!body->licence[0]) {
+	int passes = a->private_ ? 1 : licence_passes_on(body->licence);
+	if (passes <= 0) {
+		if (passes)
+			control_fail(a->request, ERR_DENIED, "--private keeps it within this association's own nodes, if you may do that",
+				     "its licence (%s) does not let it be passed on", body->licence);
+		else
+			control_fail(a->request, ERR_DENIED, "say --licence SPDX-NAME if you may pass it on, or --private for this association's own nodes only",
+				     "the file does not say its licence");
 		manifest_free(body);
-		control_fail(a->request, ERR_DENIED, "say --licence SPDX-NAME if you may pass it on, or --private for this association's own nodes only",
-			     "the file does not say its licence");
 		adding_free(a);
 		return;
 	}

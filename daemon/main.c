@@ -25,6 +25,7 @@
 #include "daemon/daemon.h"
 #include "daemon/doctor.h"
 #include "proto/log.h"
+#include "proto/sanitized.h"
 #include "proto/text.h"
 
 #define TICK_MS 250
@@ -396,6 +397,30 @@ static int start_clock(struct daemon *d, char *why, size_t size)
 	return 0;
 }
 
+/* Last, so that a signal during start-up just ends it. */
+static int start_signals(struct daemon *d, char *why, size_t size)
+{
+	struct {
+		uv_signal_t *handle;
+		uv_signal_cb fn;
+		int number;
+	} list[] = {{&d->sigterm, on_stop_signal, SIGTERM}, {&d->sigint, on_stop_signal, SIGINT}, {&d->sighup, on_reload_signal, SIGHUP}};
+	for (size_t i = 0; i < 3; i++) {
+		int err = uv_signal_init(d->loop, list[i].handle);
+		size_t open = err ? i : i + 1;
+		list[i].handle->data = d;
+		if (!err)
+			err = uv_signal_start(list[i].handle, list[i].fn, list[i].number);
+		if (err) {
+			snprintf(why, size, "signals cannot be watched: %s", err_str(err));
+			while (open)
+				uv_close((uv_handle_t *)list[--open].handle, NULL);
+			return err;
+		}
+	}
+	return 0;
+}
+
 /* --- stopping: each entry's stop calls stop_next() when it is done ------------------------------------ */
 
 static void stop_next(void *arg);
@@ -403,6 +428,10 @@ static void stop_next(void *arg);
 static void stop_clock(struct daemon *d)
 {
 	uv_close((uv_handle_t *)&d->tick, NULL);
+	stop_next(d);
+}
+static void stop_signals(struct daemon *d)
+{
 	uv_close((uv_handle_t *)&d->sigterm, NULL);
 	uv_close((uv_handle_t *)&d->sigint, NULL);
 	uv_close((uv_handle_t *)&d->sighup, NULL);
@@ -484,6 +513,7 @@ static const struct subsystem subsystems[] = {
 	{"http", start_api, stop_api},
 	{"control", start_control, stop_control},
 	{"clock", start_clock, stop_clock},
+	{"signals", start_signals, stop_signals},
 };
 #define SUBSYSTEMS (sizeof subsystems / sizeof *subsystems)
 
@@ -583,23 +613,6 @@ static void on_tick(uv_timer_t *timer)
 	portmap_tick(d->portmap, d->config.map_ports && !d->draining, daemon_ms(d));
 }
 
-static int start_signals(struct daemon *d)
-{
-	struct {
-		uv_signal_t *handle;
-		uv_signal_cb fn;
-		int number;
-	} list[] = {{&d->sigterm, on_stop_signal, SIGTERM}, {&d->sigint, on_stop_signal, SIGINT}, {&d->sighup, on_reload_signal, SIGHUP}};
-	for (size_t i = 0; i < 3; i++) {
-		uv_signal_init(d->loop, list[i].handle);
-		list[i].handle->data = d;
-		int err = uv_signal_start(list[i].handle, list[i].fn, list[i].number);
-		if (err)
-			return err;
-	}
-	return 0;
-}
-
 static const char usage[] =
 	"Usage: essaimd --home DIR            run a node in the foreground\n"
 	"       essaimd --home DIR --init ... make a home folder (see essaim init)\n"
@@ -659,7 +672,8 @@ int main(int argc, char **argv)
 		return doctor_run(home);
 
 	/* Keys and whatever passes through memory stay out of core files (D18). */
-	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+	if (!SANITIZED)                          /* which looks for leaks by tracing itself */
+		prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
 	setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0});
 
 	struct daemon *d = &node;
@@ -668,6 +682,10 @@ int main(int argc, char **argv)
 	d->home = realpath(home, absolute) ? absolute : home;
 	d->lock_fd = -1;
 	d->loop = uv_default_loop();
+	if (!d->loop) {
+		log_error("no event loop: out of memory or of descriptors (raise LimitNOFILE?)");
+		return 1;
+	}
 	pthread_mutex_init(&d->save_lock, NULL);
 	d->started = daemon_now(d);
 	int status = 0;
@@ -679,14 +697,8 @@ int main(int argc, char **argv)
 			break;
 		}
 	}
-	if (!status && start_signals(d)) {
-		log_error("signals cannot be watched");
-		status = 1;
-	}
 	if (status) {
 		d->closing = true;
-		if (running == SUBSYSTEMS)
-			running--;
 		stop_next(d);
 	} else {
 		log_notice("version %s: node %s, links on port %u, HTTP on port %u, weights on port %u", PACKAGE_VERSION, d->config.node_name,

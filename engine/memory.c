@@ -11,12 +11,14 @@
 #include <unistd.h>
 
 #include "proto/log.h"
+#include "proto/sanitized.h"
 #include "proto/text.h"
 
 static struct memory_use *watching;
 static const char *device = "";
 static char last_error[300];
 static int statm = -1;
+static uint64_t shadow;      /* bytes of data that a sanitizer had mapped before main(); else 0 */
 
 /* "llama_context:        CPU  output buffer size =     0.24 MiB" */
 static uint64_t mebibytes(const char *line, const char *label)
@@ -97,32 +99,19 @@ void memory_clear_error(void)
 	last_error[0] = 0;
 }
 
-int memory_limit(uint64_t bytes)
-{
-	struct rlimit limit = { .rlim_cur = bytes, .rlim_max = bytes };
-
-	if (bytes == 0)
-		return 0;
-	return setrlimit(RLIMIT_DATA, &limit) < 0 ? -errno : 0;
-}
-
 void memory_open(void)
 {
 	if (statm < 0)
 		statm = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
 }
 
-uint64_t memory_data(uint64_t *out)
+/* Bytes that the kernel counts. 0: it cannot be known. */
+static uint64_t data_bytes(void)
 {
-	struct rlimit limit = { .rlim_cur = RLIM_INFINITY };
 	unsigned long long data = 0;
 	char text[128];
 	ssize_t n = statm < 0 ? -1 : pread(statm, text, sizeof text - 1, 0);
 
-	if (getrlimit(RLIMIT_DATA, &limit) < 0 || limit.rlim_cur == RLIM_INFINITY)
-		*out = UINT64_MAX;
-	else
-		*out = limit.rlim_cur;
 	if (n <= 0)
 		return 0;
 	text[n] = 0;
@@ -130,4 +119,29 @@ uint64_t memory_data(uint64_t *out)
 	if (sscanf(text, "%*u %*u %*u %*u %*u %llu", &data) != 1)
 		return 0;
 	return data * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+int memory_limit(uint64_t bytes)
+{
+	if (bytes == 0)
+		return 0;
+	if (SANITIZED) {
+		memory_open();
+		shadow = data_bytes();
+	}
+	struct rlimit limit = { .rlim_cur = bytes + shadow, .rlim_max = bytes + shadow };
+
+	return setrlimit(RLIMIT_DATA, &limit) < 0 ? -errno : 0;
+}
+
+uint64_t memory_data(uint64_t *out)
+{
+	struct rlimit limit = { .rlim_cur = RLIM_INFINITY };
+	uint64_t data = data_bytes();
+
+	if (getrlimit(RLIMIT_DATA, &limit) < 0 || limit.rlim_cur == RLIM_INFINITY)
+		*out = UINT64_MAX;
+	else
+		*out = limit.rlim_cur - shadow;
+	return data > shadow ? data - shadow : 0;
 }

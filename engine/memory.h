@@ -31,7 +31,7 @@ void memory_watch_device(const char *name);
 const char *memory_last_error(void);
 void memory_clear_error(void);
 
-/* Caps this process's data (heap and private mappings, RLIMIT_DATA); 0 leaves it alone. 0 or -errno. */
+/* Caps this process's data (heap and private mappings, RLIMIT_DATA), a sanitizer's not counted; 0 leaves it alone. 0 or -errno. */
 int memory_limit(uint64_t bytes);
 /* Opens what memory_data() needs; before the sandbox. */
 void memory_open(void);

@@ -34,6 +34,8 @@ struct control_request {
 struct control {
 	uv_loop_t *loop;
 	uv_pipe_t pipe;
+	uv_pipe_t refused;                       /* takes a client off the queue for whom there is no memory: else nobody was ever accepted again */
+	bool refusing, refuse_again;
 	char path[108];
 	const struct control_command *commands;
 	void *arg;
@@ -52,7 +54,7 @@ static void client_next(struct client *client);
 
 static void maybe_closed(struct control *c)
 {
-	if (!c->closing || c->pipe_open || c->n_clients)
+	if (!c->closing || c->pipe_open || c->n_clients || c->refusing)
 		return;
 	void (*on_closed)(void *) = c->on_closed;
 	void *arg = c->on_closed_arg;
@@ -344,14 +346,41 @@ static bool may_ask(struct client *client)
 	return client->control->shared && (credentials.gid == client->control->group || is_member(fd, client->control->group));
 }
 
+static void refuse(struct control *c);
+
+static void on_refused_closed(uv_handle_t *handle)
+{
+	struct control *c = handle->data;
+	c->refusing = false;
+	if (c->refuse_again && !c->closing)
+		refuse(c);
+	else
+		maybe_closed(c);
+}
+
+static void refuse(struct control *c)
+{
+	c->refuse_again = c->refusing;
+	if (c->refusing)
+		return;
+	c->refusing = true;
+	uv_pipe_init(c->loop, &c->refused, 0);
+	c->refused.data = c;
+	uv_accept((uv_stream_t *)&c->pipe, (uv_stream_t *)&c->refused);
+	uv_close((uv_handle_t *)&c->refused, on_refused_closed);
+}
+
 static void on_connection(uv_stream_t *server, int status)
 {
 	struct control *c = server->data;
 	if (status || c->closing)
 		return;
 	struct client *client = calloc(1, sizeof *client);
-	if (!client)
+	if (!client) {
+		log_warning("control: out of memory, a command was turned away");
+		refuse(c);
 		return;
+	}
 	client->control = c;
 	buf_init(&client->in, CONTROL_LINE_MAX + 4096);
 	uv_pipe_init(c->loop, &client->pipe, 0);

@@ -18,11 +18,13 @@
 struct link_server {
 	struct link_config config;
 	uv_tcp_t tcp;
+	uv_tcp_t refused;                  /* takes a connection off the queue that is not wanted, also where there is no memory: else */
+	bool refusing, refuse_again;       /* nobody was ever accepted again */
 	uint16_t port;
 	struct sources sources;
 	size_t n_shaking;
 	struct link *shaking[LINK_HANDSHAKES_MAX];
-	unsigned refs;                     /* the open handle and each handshake */
+	unsigned refs;                     /* the open handles and each handshake */
 };
 
 static void server_unref(struct link_server *server)
@@ -44,23 +46,29 @@ void link_server_handshake_done(struct link *link)
 	server_unref(server);
 }
 
+static void refuse(struct link_server *server);
+
 static void on_refused_closed(uv_handle_t *handle)
 {
-	free(handle);
+	struct link_server *server = handle->data;
+	server->refusing = false;
+	if (server->refuse_again && !uv_is_closing((uv_handle_t *)&server->tcp))
+		refuse(server);
+	server_unref(server);
 }
 
 /* Takes the connection off the kernel's queue and resets it: no memory, no TIME_WAIT. */
 static void refuse(struct link_server *server)
 {
-	uv_tcp_t *tcp = malloc(sizeof *tcp);
-	if (!tcp)
+	server->refuse_again = server->refusing;
+	if (server->refusing)
 		return;
-	if (uv_tcp_init(server->config.loop, tcp)) {
-		free(tcp);
-		return;
-	}
-	if (uv_accept((uv_stream_t *)&server->tcp, (uv_stream_t *)tcp) || uv_tcp_close_reset(tcp, on_refused_closed))
-		uv_close((uv_handle_t *)tcp, on_refused_closed);
+	server->refusing = true;
+	server->refs++;
+	uv_tcp_init(server->config.loop, &server->refused);
+	server->refused.data = server;
+	if (uv_accept((uv_stream_t *)&server->tcp, (uv_stream_t *)&server->refused) || uv_tcp_close_reset(&server->refused, on_refused_closed))
+		uv_close((uv_handle_t *)&server->refused, on_refused_closed);
 }
 
 static void on_connection(uv_stream_t *stream, int status)

@@ -496,7 +496,7 @@ static void on_far_end(void *arg, const struct gateway_end *end)
 		return;
 	}
 	q->route->config.describe(q->route->config.arg, q->via, name, association);
-	snprintf(detail, sizeof detail, "%s cannot answer for this node: %.220s", name, end->detail[0] ? end->detail : err_str(end->err));
+	snprintf(detail, sizeof detail, "%s cannot answer for this node: %.200s", name, end->detail[0] ? end->detail : err_str(end->err));
 	finish(q, end->err, NULL, detail);
 }
 

@@ -6,6 +6,7 @@ question, whose answer must still be the same, from the same process.
 SPDX-License-Identifier: AGPL-3.0-or-later
 """
 import glob
+import http.client
 import json
 import os
 import random
@@ -122,6 +123,26 @@ class Files(World):
         self.assertIn(b"general.license", content[:100000])
         path = self.file("unlicensed.gguf", content.replace(b"general.license", b"general.nothing", 1))
         self.refused("model", "add", path, says="--licence")
+
+    def test_licence_that_forbids_passing_on_is_kept_private(self):
+        content = bytes(self.model_bytes())
+        for licence in ("proprietary", "All Rights Reserved", "unlicensed", "LicenseRef-Proprietary"):
+            self.refused("model", "add", MODEL, "--name", "theirs", "--licence", licence, says=("passed on", "--private"))
+        for licence in ("other", "unknown"):
+            self.refused("model", "add", MODEL, "--name", "theirs", "--licence", licence, says="does not say its licence")
+        path = self.file("theirs.gguf", content[:-4] + b"\x05\x06\x07\x08")
+        self.node.essaim("model", "add", path, "--name", "theirs", "--licence", "proprietary", "--private")
+        self.node.essaim("model", "remove", "theirs")
+
+    def test_more_behind_the_last_tensor_is_refused_or_carried_along(self):
+        path = self.file("long.gguf", bytes(self.model_bytes()))
+        os.truncate(path, 3 << 30)               # sparse: 3 GB of zeros behind it
+        answer = self.node.essaim("model", "add", path, "--name", "long", "--licence", "CC0-1.0", ok=False)
+        if "error" in answer:
+            self.assertTrue(answer["error"]["message"])
+            self.assertIsNone(self.node.model("long"))
+        else:
+            self.node.essaim("model", "remove", "long")
 
     def test_names_that_are_none_are_refused(self):
         for name in ("", "a/b", "a@b", "x" * 64, " a", "a\nb", "\x1b[31m"):
@@ -581,6 +602,54 @@ class Machine(unittest.TestCase):
         node.wait_until_up()
         node.stop()
         node.reap()
+
+    def stop_and_start(self, node, then):
+        """SIGTERM ends it with status 0; started again it is as before."""
+        node.stop()
+        with open(node.log_path, errors="replace") as log:
+            self.assertEqual(node.process.wait(60), 0, log.read()[-2000:])
+        node.start()
+        node.wait_until_up()
+        wait_for("its model", lambda: (node.model("demo") or {}).get("state") == "ready")
+        self.assertEqual(node.ask("demo", QUESTION, True, 8)[0], then)
+
+    def test_sigterm_while_fetching_and_while_asking_ends_it_cleanly(self):
+        abeille, colibri = (Node(name, self.folder.name, "1G", SETTINGS) for name in ("Abeille", "Colibri"))
+        nodes = (abeille, colibri)
+        try:
+            for node in nodes:
+                node.start()
+            for node in nodes:
+                node.wait_until_up()
+            colibri.essaim("join", abeille.essaim("invite", "--partner")["url"])
+            abeille.essaim("model", "add", MODEL, "--name", "demo")
+            wait_for("the model", lambda: abeille.model("demo")["state"] == "ready")
+            answer = abeille.ask("demo", QUESTION, True, 8)[0]
+            wait_for("the manifest", lambda: colibri.model("demo"))
+            colibri.essaim("model", "pull", "demo", "--no-wait")
+            for delay in (0, 0.1, 0.4):
+                time.sleep(delay)                 # in the middle of fetching, or of loading
+                self.stop_and_start(colibri, answer)
+            for delay in (0, 0.01, 0.03, 0.1):
+                said = []
+
+                def ask():
+                    try:
+                        said.append(colibri.ask("demo", QUESTION, True, 8)[0])
+                    except (Failed, OSError, http.client.HTTPException):
+                        said.append(None)         # it had closed its doors
+
+                asking = threading.Thread(target=ask)
+                asking.start()
+                time.sleep(delay)                 # before, during and after the ring is set up
+                self.stop_and_start(colibri, answer)
+                asking.join(60)
+                self.assertIn(said, ([answer], [None]))
+        finally:
+            for node in nodes:
+                node.stop()
+            for node in nodes:
+                node.reap()
 
     def test_disk_that_is_full_loses_nothing_and_is_said(self):
         mounts = own_mounts()

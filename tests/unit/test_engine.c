@@ -34,17 +34,6 @@
 #include "proto/err.h"
 #include "tests/unit/engine_driver.h"
 
-#if defined(__SANITIZE_ADDRESS__)
-#define SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define SANITIZED 1
-#endif
-#endif
-#ifndef SANITIZED
-#define SANITIZED 0
-#endif
-
 /* --- a ring of three stages ------------------------------------------------------------------------ */
 
 struct ring {
@@ -939,11 +928,6 @@ static void the_process_limit_refuses_what_a_shard_of_it_allows(void **state)
 	struct engine e;
 	int fd;
 
-	if (SANITIZED) {
-		print_message("AddressSanitizer's own memory is more than the limit\n");
-		skip();
-		return;
-	}
 	engine_start(&e, "160M");
 	fd = tiny_model_open(&large);
 	m = load_of(&all, 1, 60, 64, fd, &extent);               /* 64 sessions: 60 layers of KV are more than the limit */
