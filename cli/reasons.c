@@ -31,7 +31,7 @@ static const char *const reasons[] = {
 	N_("today's share of the agreement is used up; it begins anew in %u min, at midnight UTC"),
 	N_("their clock is %s behind ours: one of the two is wrong (`timedatectl set-ntp true`)"),
 	N_("every node that holds layers %u to %u is busy with as many conversations as it takes"),
-	N_("not even its smallest useful part fits into the %s that are left of [share] memory"),
+	N_("not even its smallest useful part fits into the %s that are left of what is shared"),
 	N_("several nodes are called '%.60s': write NODE@ASSOCIATION, or eight digits of its key"),
 	N_("the engine asked the kernel for what its sandbox denies (please report this)"),
 	N_("no answer from %s within %d s (is it on, and is the port open in its firewall?)"),

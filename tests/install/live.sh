@@ -92,8 +92,13 @@ is_active() {
 }
 
 answers() {
-    local answer
-    answer=$(inside bash -c 'echo "What is a ring?" | essaim chat --max-tokens 16') || broken "no answer"
+    local answer tries
+    # After a boot the model has to be loaded first.
+    for tries in $(seq 60); do
+        answer=$(inside bash -c 'echo "What is a ring?" | essaim chat --max-tokens 16') && break
+        ((tries < 60)) || broken "no answer"
+        sleep 1
+    done
     [[ $answer == *[a-z]* ]] || broken "an empty answer"
     said "answers: $answer"
 }
@@ -126,7 +131,9 @@ shut_down reboot
 boot
 is_active
 answers
-inside systemctl stop essaimd
+# An answer that runs is finished first.
+inside bash -c 'echo "Tell me a story about a bee." | essaim chat --max-tokens 60 > /dev/null & sleep 0.5; systemctl stop essaimd; wait $!' ||
+    broken "stopping cut an answer off"
 [[ $(inside systemctl show -p Result --value essaimd) == success ]] || broken "it did not end well"
 inside systemctl start essaimd
 quickstart upgrade
