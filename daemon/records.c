@@ -284,9 +284,11 @@ int records_publish_roster(struct daemon *d, const uint8_t (*nodes)[KEY_BYTES], 
 /* False: it is due and cannot be signed now. */
 static bool renew_roster(struct daemon *d)
 {
-	const struct record *r = trust_find(d->trust, RECORD_ROSTER, d->keys.association, d->keys.association, daemon_now(d));
+	/* Also one that has lapsed, while this node was off or its clock was wrong. */
+	const struct record *r = trust_find(d->trust, RECORD_ROSTER, d->keys.association, d->keys.association, TRUST_ANY_TIME);
 	struct roster_body roster = {0};
-	if (!r || daemon_now(d) < r->issued + 7 * DAY_S || roster_read(r, &roster))
+	if (!r || daemon_now(d) < r->issued + 7 * DAY_S || !trust_find(d->trust, RECORD_STEWARD, d->keys.association, d->keys.association, daemon_now(d)) ||
+	    roster_read(r, &roster))
 		return true;
 	int err = records_publish_roster(d, (const uint8_t(*)[KEY_BYTES])roster.nodes, roster.n_nodes);
 	roster_free(&roster);

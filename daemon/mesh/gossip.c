@@ -206,13 +206,20 @@ static bool is_urgent(enum record_kind kind)
 	return kind == RECORD_STEWARD || kind == RECORD_ROSTER || kind == RECORD_AGREEMENT || kind == RECORD_ACCEPTANCE || kind == RECORD_APPROVAL;
 }
 
+/* Who signs an advert tells it to all his neighbours himself. Where there are many, they are each other's, too: passed on it would come to each a
+ * dozen times, every minute, from everybody. */
+static bool is_told_to_all(const struct gossip *g, const struct record *r, const struct news *news)
+{
+	return r->kind == RECORD_ADVERT && g->n_peers > GOSSIP_NEAR_MAX && !memcmp(news->from, r->signer, KEY_BYTES);
+}
+
 static void spread_to(struct gossip *g, struct gossip_peer *p, const struct news *news, size_t n, bool chosen, struct gossip_clock clock)
 {
 	struct buf tail;
 	buf_init(&tail, FRAME_TAIL_MAX);
 	for (size_t i = 0; i < n; i++) {
 		const struct record *r = trust_by_hash(g->config.trust, news[i].hash);
-		if (!r || !(chosen || news[i].own || is_urgent(r->kind)) || !memcmp(news[i].from, p->node, KEY_BYTES) ||
+		if (!r || !((chosen && !is_told_to_all(g, r, &news[i])) || news[i].own || is_urgent(r->kind)) || !memcmp(news[i].from, p->node, KEY_BYTES) ||
 		    !trust_may_see(g->config.trust, r, p->node, clock.now))
 			continue;
 		if (!gossip_append_record(&tail, r->bytes, r->length))

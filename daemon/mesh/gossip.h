@@ -34,6 +34,7 @@
 #define GOSSIP_ROUND_MS 5000                /* between two digests to one neighbour, +-50 % */
 #define GOSSIP_EACH_MS 500                  /* with over ten neighbours: a round lasts that long for each */
 #define GOSSIP_FANOUT 4                     /* neighbours that a rumour of no urgency is passed on to */
+#define GOSSIP_NEAR_MAX 16                  /* with more neighbours, adverts that come from their signer are not passed on */
 #define GOSSIP_WANT_MAX 1024                /* hashes in one WANT */
 #define GOSSIP_FRAME_BYTES (512u << 10)     /* records in one frame, about */
 #define GOSSIP_INBOX_MAX (8u << 20)         /* bytes of records that wait, of one neighbour */

@@ -370,8 +370,10 @@ size_t mesh_peers(const struct mesh *mesh, struct mesh_peer *out, size_t max)
 
 bool mesh_agrees(const struct mesh *mesh)
 {
-	for (size_t i = 0; i < mesh->n_neighbours; i++)
-		if (mesh->neighbours[i]->up)
-			return true;
-	return false;
+	size_t agree = 0, differ = 0;
+	for (size_t i = 0; i < mesh->n_neighbours; i++) {
+		agree += mesh->neighbours[i]->up;
+		differ += !mesh->neighbours[i]->up && neighbours_clock_differs(mesh->neighbours[i]);
+	}
+	return agree > differ;
 }

@@ -77,7 +77,7 @@ struct question *asker_ask(struct node *node, size_t model, bool may_cancel)
 	int32_t prompt[SIM_QUESTION_TOKENS];
 	assert(q);
 	/* Some conversations come up again and again: what was computed of them is used again. */
-	uint64_t number = sim_below(sim_chance(500) ? 4 : 1000000), n_prompt = 1 + sim_below(sim_chance(300) ? 70 : 12);
+	uint64_t number = sim_below(sim_chance(500) ? 4 : 1000000), n_prompt = 1 + sim_below(sim.thirsty || sim_chance(300) ? 70 : 12);
 	uint32_t max_tokens = 1 + (uint32_t)sim_below(SIM_CONTEXT - n_prompt < 24 ? SIM_CONTEXT - n_prompt : 24);
 	uint64_t seed = sim_below(1000);
 	engine_prompt(number, n_prompt, prompt);

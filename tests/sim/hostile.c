@@ -1,6 +1,7 @@
 /* hostile.c: a member that turned bad. It runs the same program as everybody, so that it is let in and takes part in rings; beside
  * that it sends what it likes on its links: what it heard before, to anybody; forged, altered, expired and former records; tickets
- * in others' names; rows, faults and ends of sessions that it saw; garbage.
+ * in others' names; rows, faults and ends of sessions that it saw; garbage. And as if it had guessed every session's name and how far it is: rows,
+ * faults and ends that fit exactly, but come from the wrong node or are of a former epoch.
  *
  * It does not compute wrong rows where it is a rightful stage: against that there is no protection, and SECURITY.md says so.
  *
@@ -10,6 +11,7 @@
 #include <string.h>
 
 #include "daemon/mesh/gossip.h"
+#include "daemon/ring/ring_internal.h"
 #include "proto/signed.h"
 #include "tests/sim/sim.h"
 
@@ -199,6 +201,84 @@ static void meddle(struct node *node)
 	buf_release(&out);
 }
 
+struct target {                                /* a session at one of its neighbours */
+	struct link *link;
+	uint8_t session[SESSION_BYTES];
+	uint32_t epoch, stage, position;
+	uint64_t sequence;
+	size_t row_bytes;
+	bool own;                              /* it is that stage's previous node, so only a former epoch is wrong */
+	unsigned n;
+};
+
+static void aim(struct target *t, struct link *link, const uint8_t *session, uint32_t epoch, uint32_t stage, uint32_t position, uint64_t sequence,
+		size_t row_bytes, bool own)
+{
+	if (sim_below(++t->n))
+		return;
+	*t = (struct target){.link = link, .epoch = epoch, .stage = stage, .position = position, .sequence = sequence,
+			     .row_bytes = row_bytes ? row_bytes : 16, .own = own, .n = t->n};
+	memcpy(t->session, session, SESSION_BYTES);
+}
+
+static const struct node *myself;
+
+static void look_for_targets(struct link *link, struct node *peer, void *arg)
+{
+	struct target *t = arg;
+	const struct ring *ring = peer->boot ? daemon_of(peer)->ring : NULL;
+	const uint8_t *me = myself->keys.node;
+	if (!ring || peer->hostile)
+		return;
+	for (const struct transit *at = ring->transits; at; at = at->next)
+		if (at->state == TRANSIT_READY && memcmp(at->ticket.home, me, KEY_BYTES))
+			aim(t, link, at->ticket.session, at->ticket.epoch, at->ticket.stage, at->reach, at->next_sequence, at->row_bytes,
+			    !memcmp(at->ticket.previous, me, KEY_BYTES));
+	for (const struct ring_session *s = ring->sessions; s; s = s->next)
+		for (size_t i = 1; s->state == SESSION_RUNNING && i < s->ask.plan.n_stages; i++)
+			if (s->stages[i].self)
+				aim(t, link, s->id, s->epoch, (uint32_t)i, (uint32_t)s->sent, s->stages[i].next_sequence, s->row_bytes,
+				    !memcmp(s->ask.plan.stages[i - 1].node, me, KEY_BYTES));
+}
+
+static void forge_exactly(struct node *node)
+{
+	static const uint8_t zeros[1024];
+	struct target t = {0};
+	struct buf out;
+	int err;
+	myself = node;
+	wire_each_up(node, LINK_LATENCY, look_for_targets, &t);
+	if (!t.link)
+		return;
+	bool former = t.own || sim_chance(200);
+	if (former && (t.epoch < 2 || t.row_bytes > sizeof zeros))
+		t.epoch += 2;          /* there is none: the next but this, of which nobody knows, either */
+	else if (former)
+		t.epoch--;
+	buf_init(&out, FRAME_MAX);
+	unsigned what = (unsigned)sim_below(t.own ? 1 : 5);
+	if (what == 4) {
+		struct fault_message m = {.epoch = t.epoch, .stage = t.stage, .code = ERR_ENGINE};
+		memcpy(m.session, t.session, SESSION_BYTES);
+		err = fault_encode(&out, &m);
+	} else if (what == 3) {
+		struct close_message m = {.epoch = t.epoch, .stage = UINT32_MAX, .reason = ERR_CANCELLED};
+		memcpy(m.session, t.session, SESSION_BYTES);
+		err = close_encode(&out, &m);
+	} else {
+		static struct rows_message m;
+		m = (struct rows_message){.n_blocks = 1};
+		m.blocks[0] = (struct rows_block){.epoch = t.epoch, .stage = t.stage, .sequence = t.sequence, .position = t.position, .count = 1, .want = 1,
+						  .encoding = ENCODING_F32, .rows = zeros, .rows_length = t.row_bytes <= sizeof zeros ? t.row_bytes : 16};
+		memcpy(m.blocks[0].session, t.session, SESSION_BYTES);
+		err = rows_encode(&out, &m);
+	}
+	if (!err)
+		say(t.link, &out);
+	buf_release(&out);
+}
+
 /* A ticket in its own name for another association's quota, or one signed by itself in another's name. */
 static void forge_ticket(struct node *node)
 {
@@ -290,8 +370,12 @@ static void forge_record(struct node *node)
 void hostile_tick(struct node *node)
 {
 	static void (*const tricks[])(struct node *node) = {replay, replay, alter, garbage, meddle, meddle, forge_ticket, forge_record};
-	if (!sim.calm && sim_chance(400))
+	if (sim.calm)
+		return;
+	if (sim_chance(400))
 		tricks[sim_below(sizeof tricks / sizeof *tricks)](node);
+	if (sim_chance(700))
+		forge_exactly(node);
 }
 
 void hostile_release(void)

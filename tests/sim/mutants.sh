@@ -4,10 +4,7 @@
 #
 #   mutants.sh BUILD [SEEDS]     BUILD: a configured build folder, for its compiler and libraries; SEEDS: at most so many each (400)
 #
-# Found when this was written: the invitation by seed 20, signatures by 8, the roster by 4, digests by 5, sequence numbers by 3. Not yet
-# within 150 seeds: a stage that takes rows or CLOSE from anybody (the hostile node meddles too seldom with sessions that still
-# run), quotas that nobody asks (too few questions of one association a day), a replaced link that sessions are not told of (seed 88
-# of an earlier version).
+@@FOUND@@
 #
 # Each mistake is a file, what stands there and what it becomes; what stands there must be found exactly once.
 # SPDX-License-Identifier: AGPL-3.0-or-later
@@ -71,6 +68,30 @@ mutant "rumour only, no digests" daemon/mesh/gossip.c \
 mutant "sequence numbers follow the clock alone" daemon/records.c \
 	'	if (held > d->last_sequence)' \
 	'	if (0 && held > d->last_sequence)'
+
+mutant "rows are taken from anybody" daemon/ring/transit.c \
+	'	    !key_equal(from, ticket->previous) || block->sequence < t->next_sequence)' \
+	'	    block->sequence < t->next_sequence)'
+
+mutant "frames of another epoch are taken" daemon/ring/transit.c \
+	'	if (t->state != TRANSIT_READY || block->epoch != ticket->epoch || ticket->epoch < t->tally->epoch ||' \
+	'	if (t->state != TRANSIT_READY || ticket->epoch < t->tally->epoch ||'
+
+mutant "anybody may close a stage" daemon/ring/transit.c \
+	'SESSION_BYTES) && key_equal(from, t->ticket.home) && t->ticket.epoch <= close->epoch &&' \
+	'SESSION_BYTES) && t->ticket.epoch <= close->epoch &&'
+
+mutant "quotas are not looked at" daemon/views.c \
+	'	err = claim->opens ? quota_may_open(&limits, &today, claim->reserved, claim->rows) : quota_check(&limits, &today);' \
+	'	err = 0 * (claim->opens ? quota_may_open(&limits, &today, claim->reserved, claim->rows) : quota_check(&limits, &today));'
+
+mutant "what has ended by a clock that is wrong is lost" daemon/trust/trust.c \
+	'	if (now > e->remember && passes(e->record.kind))' \
+	'	if (now > e->remember)'
+
+mutant "who revokes does not tell whom it is about" daemon/mesh/neighbours.c \
+	'		if (psk && trust_owes(' \
+	'		if (0 && trust_owes('
 
 echo "$found of $mistakes mistakes found"
 [ "$found" = "$mistakes" ]

@@ -170,7 +170,7 @@ void people_found(void)
 		for (size_t b = 0; b < sim.n_associations; b++)
 			if (a != b && (tied[b][a] || sim_chance(500))) {
 				tied[a][b] = tied[b][a] = true;
-				tie(a, b, firsts, sim_chance(400) ? 40 + sim_below(300) : 1000000);
+				tie(a, b, firsts, sim.thirsty || sim_chance(400) ? 40 + sim_below(300) : 1000000);
 			}
 	for (size_t i = 0; i < sim.n_nodes; i++) {
 		struct node *node = &sim.nodes[i];

@@ -111,6 +111,7 @@ struct sim {
 	struct model_truth models[SIM_MODELS_MAX];
 	bool blocked[SIM_NODES_MAX][SIM_NODES_MAX];     /* nothing gets from the one to the other */
 	bool wild_clocks;                      /* some are hours or years off */
+	bool thirsty;                          /* one association asks and asks, and little else happens: quotas are used up */
 	bool calm;                             /* nothing breaks by itself any more */
 	unsigned die_permille, late_permille, full_permille;    /* of frames: their connection dies, they are very late, the queue is full */
 	uint64_t base_delay_ms;

@@ -646,6 +646,9 @@ bool witness_ring_possible(struct node *home, size_t model)
 		*r = (struct routing_node){.self = node == home, .usable = true, .sessions_free = 1};
 		if (!node->boot || node->hostile || !engine_resident(node, model, r->resident, &r->n_resident))
 			continue;
+		/* A member who lies may fill a node's places until his tickets expire; against that nothing is promised (doc/SECURITY.md). */
+		if (witness_hostile_stages(node) >= daemon_of(node)->config.share_sessions)
+			continue;
 		memcpy(r->node, node->keys.node, KEY_BYTES);
 		if (node != home) {
 			struct trust_terms terms;
