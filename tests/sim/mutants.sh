@@ -4,7 +4,10 @@
 #
 #   mutants.sh BUILD [SEEDS]     BUILD: a configured build folder, for its compiler and libraries; SEEDS: at most so many each (400)
 #
-@@FOUND@@
+# Found when this was written: the invitation by seed 20, signatures by 8, the roster by 4, digests by 5, sequence numbers by 3 (of an earlier
+# version); rows and CLOSE from anybody by 8, another epoch by 8, quotas by 33, clocks by 9. Not found by the 26 seeds below 268 in which somebody
+# lies: another epoch at a stage that is not home (daemon/ring/transit.c), for which the liar must stand between two remote stages. Not run to its end: who
+# revokes and does not tell.
 #
 # Each mistake is a file, what stands there and what it becomes; what stands there must be found exactly once.
 # SPDX-License-Identifier: AGPL-3.0-or-later
@@ -73,9 +76,9 @@ mutant "rows are taken from anybody" daemon/ring/transit.c \
 	'	    !key_equal(from, ticket->previous) || block->sequence < t->next_sequence)' \
 	'	    block->sequence < t->next_sequence)'
 
-mutant "frames of another epoch are taken" daemon/ring/transit.c \
-	'	if (t->state != TRANSIT_READY || block->epoch != ticket->epoch || ticket->epoch < t->tally->epoch ||' \
-	'	if (t->state != TRANSIT_READY || ticket->epoch < t->tally->epoch ||'
+mutant "frames of another epoch are taken" daemon/ring/home.c \
+	'	if (s->state != SESSION_RUNNING || s->trouble || block->epoch != s->epoch || !at ||' \
+	'	if (s->state != SESSION_RUNNING || s->trouble || !at ||'
 
 mutant "anybody may close a stage" daemon/ring/transit.c \
 	'SESSION_BYTES) && key_equal(from, t->ticket.home) && t->ticket.epoch <= close->epoch &&' \
