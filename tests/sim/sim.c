@@ -25,7 +25,7 @@
 #include "proto/log.h"
 #include "tests/sim/sim.h"
 
-#define SEEDS 600                     /* what a check has time for (doc/ARCHITECTURE.md, section 9) */
+#define SEEDS 2000                    /* what a check has time for (doc/ARCHITECTURE.md, section 9) */
 #define CHECK_SECONDS 300            /* after which a run without --seeds begins no more of them */
 #define SEED_SECONDS 600             /* of processor time: a world that takes longer turns in circles */
 #define FAILURES_MAX 64
