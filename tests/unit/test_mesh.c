@@ -18,7 +18,7 @@
 #include <unistd.h>
 #include <ftw.h>
 
-#include "daemon/mesh/mesh.h"
+#include "daemon/mesh/mesh_internal.h"
 #include "proto/err.h"
 #include "proto/log.h"
 #include "proto/message.h"
@@ -306,6 +306,21 @@ static void partners(void)
 		accept_offer(i, A);
 	}
 	WAIT(linked(A, B) && linked(A, C) && linked(B, C));
+}
+
+/* Two who dial each other at once have three or four connections for a moment, and what travels on those that go is lost. */
+static bool settled(int at)
+{
+	size_t n = 0;
+	for (const struct port *p = sites[at].mesh->ports; p; p = p->next)
+		n++;
+	return n == 4;                     /* two neighbours, two kinds */
+}
+
+static void settled_partners(void)
+{
+	partners();
+	WAIT(settled(A) && settled(B) && settled(C) && linked(A, B) && linked(A, C) && linked(B, C));
 }
 
 static const struct mesh_peer *peer_of(int at, int whom)
@@ -677,7 +692,7 @@ static const struct reach_result *result_for(const struct reached *r, uint16_t p
 static void a_neighbour_says_how_each_address_of_ours_answered(void **state)
 {
 	struct reached r = {0};
-	partners();
+	settled_partners();
 	publish_odd_card();
 	WAIT(peer_of(B, C) && !strcmp(peer_of(B, C)->name, "odd"));
 	unsigned ups = sites[B].peers_up, downs = sites[B].peers_down;
@@ -703,7 +718,7 @@ static void a_neighbour_says_how_each_address_of_ours_answered(void **state)
 static void who_asks_too_often_is_told_so(void **state)
 {
 	struct reached first = {0}, second = {0}, later = {0};
-	partners();
+	settled_partners();
 	assert_int_equal(mesh_reach(sites[C].mesh, sites[B].keys.node, on_reached, &first), 0);
 	assert_int_equal(mesh_reach(sites[C].mesh, sites[B].keys.node, on_reached, &second), 0);
 	WAIT(first.calls && second.calls);
@@ -720,7 +735,7 @@ static void who_cannot_be_asked_is_an_error(void **state)
 {
 	struct reached r = {0};
 	assert_int_equal(mesh_reach(sites[B].mesh, sites[C].keys.node, on_reached, &r), ERR_UNREACHABLE);
-	partners();
+	settled_partners();
 	assert_int_equal(mesh_reach(sites[B].mesh, sites[C].keys.node, on_reached, &r), 0);
 	close_mesh(&sites[B]);
 	assert_int_equal(r.calls, 1);
