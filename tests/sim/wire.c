@@ -387,6 +387,10 @@ uint16_t link_server_port(const struct link_server *server)
 
 void link_server_close(struct link_server *server)
 {
+	/* Who is still shaking hands is hung up on. */
+	for (struct cable *c = sim.cables; c; c = c->next)
+		if (c->nodes[1] == server->node && c->ends[1] && c->ends[1]->state == ACCEPTING && !server->node->dying)
+			put(c, 1, RESET);
 	servers[server->node->index] = NULL;
 	free(server);
 }
