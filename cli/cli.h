@@ -77,6 +77,7 @@ void table_row(struct table *table, ...);               /* n_columns strings, co
 void table_print(struct table *table, struct cli *cli, FILE *out);    /* and frees */
 int text_width(const char *text);                       /* columns on a terminal */
 char *plain_text(char *text);                           /* in place: no control characters; text may be NULL */
+const char *shell_word(const char *text, char *out, size_t size);     /* text itself where it needs no quotes; size: 9 at least */
 
 const char *bold(struct cli *cli, bool on);             /* escape sequences, or "" */
 const char *dim(struct cli *cli, bool on);

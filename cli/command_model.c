@@ -56,10 +56,11 @@ static int model_add(struct cli *cli, int argc, char **argv)
 	if (status || client_print_json(cli, doc))
 		return status;
 	yyjson_val *m = yyjson_obj_get(client_result(doc), "model");
-	char size[16];
-	printf(_("%s%s%s is published: %s, %llu layers, licence %s.\nOther associations approve it with:\n  essaim model pull %s@%s\n"), bold(cli, true),
+	char size[16], full[512], word[1024];
+	snprintf(full, sizeof full, "%s@%s", json_text(m, "name"), json_text(m, "association"));
+	printf(_("%s%s%s is published: %s, %llu layers, licence %s.\nOther associations approve it with:\n  essaim model pull %s\n"), bold(cli, true),
 	       json_text(m, "name"), bold(cli, false), bytes_text(json_uint(m, "bytes"), size), (unsigned long long)json_uint(m, "layers"),
-	       json_text(m, "licence"), json_text(m, "name"), json_text(m, "association"));
+	       json_text(m, "licence"), shell_word(full, word, sizeof word));
 	if (!json_bool(m, "splittable"))
 		fold_print(stdout, 0, 2, _("It cannot be split over several nodes: %s"), json_text(m, "why"));
 	yyjson_doc_free(doc);

@@ -57,6 +57,26 @@ char *plain_text(char *text)
 	return text;
 }
 
+/* What a shell reads as one word again: in single quotes where it has to be. Cut where there is no room. */
+const char *shell_word(const char *text, char *out, size_t size)
+{
+	static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789@%+=:,./_-";
+	size_t n = 0;
+	if (*text && !text[strspn(text, plain)])
+		return text;
+	out[n++] = '\'';
+	for (; *text && n + 6 < size; text++) {
+		if (*text == '\'') {
+			memcpy(out + n, "'\\'", 3);
+			n += 3;
+		}
+		out[n++] = *text;
+	}
+	out[n++] = '\'';
+	out[n] = 0;
+	return out;
+}
+
 void table_init(struct table *table, size_t n_columns, const char *const *headings)
 {
 	memset(table, 0, sizeof *table);

@@ -214,6 +214,15 @@ static void what_the_daemon_refuses_has_its_status(void **state)
 	}
 }
 
+static void a_name_is_one_word_for_a_shell(void **state)
+{
+	char out[64], small[9];
+	assert_string_equal(shell_word("essaim-demo@Ruche", out, sizeof out), "essaim-demo@Ruche");
+	assert_string_equal(shell_word("m@L'été $(x)", out, sizeof out), "'m@L'\\''été $(x)'");
+	assert_string_equal(shell_word("", out, sizeof out), "''");
+	assert_string_equal(shell_word("'''''''''", small, sizeof small), "''\\'''");     /* cut, and still closed */
+}
+
 static void a_daemon_that_answers_nonsense_or_ends_is_said(void **state)
 {
 	static const char *const answers[] = {"", "nonsense\n", "{\"ok\":true", "{}\n", "[]\n", "{\"ok\":\"yes\"}\n"};
@@ -403,6 +412,7 @@ int main(void)
 		cmocka_unit_test(help_is_printed_for_each_command),
 		cmocka_unit_test(where_no_daemon_runs_it_returns_3_and_says_how_to_start_one),
 		cmocka_unit_test(what_the_daemon_refuses_has_its_status),
+		cmocka_unit_test(a_name_is_one_word_for_a_shell),
 		cmocka_unit_test(a_daemon_that_answers_nonsense_or_ends_is_said),
 		cmocka_unit_test(answers_without_their_fields_do_no_harm),
 		cmocka_unit_test(what_was_said_is_what_is_asked),
