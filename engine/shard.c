@@ -18,6 +18,7 @@
 #define POSITION_AXES 4      /* M-RoPE: time, height, width and one more, axis by axis; one axis otherwise */
 #define TRIAL_ROWS 8         /* decodes of one row at load, to measure a layer; the fastest counts */
 #define KEY_BLOCK 32         /* numbers of a q8_0 block */
+#define QUANT_BLOCK_MAX 256  /* numbers */
 #define FEW_ROWS 3           /* repacked weights have kernels for four rows and for one */
 
 struct capture {
@@ -439,6 +440,15 @@ static uint32_t microseconds_now(void)
 	return (uint32_t)ggml_time_us();
 }
 
+/* Some number in [-1, 1), without a pattern: sums of what lies on a grid are exact in any order, and hide what the order does. */
+static float some_number(uint32_t position, size_t column)
+{
+	uint32_t x = (position * 40503u + (uint32_t)column) * 2654435761u;      /* multiplicative hashing (Knuth) */
+
+	x = (x ^ x >> 15) * 2246822519u;
+	return (float)((int32_t)(x ^ x >> 13) / 2147483648.0);
+}
+
 /* Rows [from, from + n) of something into the batch; the last one is wanted. */
 static int add_trial(struct shard *shard, uint32_t from, uint32_t n, char *why, size_t why_size)
 {
@@ -451,7 +461,7 @@ static int add_trial(struct shard *shard, uint32_t from, uint32_t n, char *why, 
 	for (uint32_t i = 0; i < n; i++)
 		tokens[i] = (int32_t)((from + i) * 7 % shard->directory->n_vocab);
 	for (size_t k = 0; rows && k < n * n_embd; k++)
-		rows[k] = (float)((k % n_embd * 37 + from + k / n_embd) % 64) / 64 - 0.5f;
+		rows[k] = some_number(from + (uint32_t)(k / n_embd), k % n_embd);
 	if (shard->range.first == 0)
 		in.tokens = tokens;
 	else
@@ -473,6 +483,22 @@ static int compute_trial(struct shard *shard, uint32_t row, const float **out, c
 		return 0;
 	snprintf(why, why_size, "the model computed values that are not finite");
 	return ERR_MODEL;
+}
+
+/* Kernels for the quantisations of 256 numbers a block (K-quants, IQ4_XS) round activations in fours otherwise than alone, now and then by one
+ * step, so that a few rows need not show it. AMX has one way for all. */
+static bool rounds_in_fours(const struct shard *shard)
+{
+	const struct directory *d = shard->directory;
+
+#if defined(__x86_64__)
+	if (__builtin_cpu_supports("amx-int8"))
+		return false;
+#endif
+	for (size_t i = 0; i < d->n_tensors; i++)
+		if (ggml_blck_size(d->tensors[i].type) == QUANT_BLOCK_MAX)
+			return true;
+	return false;
 }
 
 /* A few rows through the shard, so that adverts can say how fast it is; also proves that the capture works at all. A row reads every
@@ -522,7 +548,7 @@ static int try_rows(struct shard *shard, char *why, size_t why_size)
 			err = compute_trial(shard, ends[k] - 1, &out, why, why_size);
 		if (!err && memcmp(out, alone[k], width * sizeof *out))
 			break;
-		shard->joins = k ? SHARD_ROWS_MAX : FEW_ROWS;
+		shard->joins = k && !rounds_in_fours(shard) ? SHARD_ROWS_MAX : FEW_ROWS;
 	}
 	shard_clear(shard, 0);
 	/* A device takes memory and compiles for a block when it sees the first: now, where a lack of memory is a refusal. */

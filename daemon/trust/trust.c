@@ -306,6 +306,17 @@ static bool names_the_owed(const struct trust *trust, const struct entry *e)
 	       trust_signer_may(trust, e, TRUST_ANY_TIME);
 }
 
+/* A revocation of what we had accepted, and by whom it is signed, are kept out of reach too: after a restart our acceptance would reach that
+ * association again. */
+static bool ends_our_reach(const struct trust *trust, const struct entry *e)
+{
+	const uint8_t *own = trust->slots[0].key;
+	const struct entry *a = e->record.kind == RECORD_AGREEMENT ? e :
+				e->record.kind == RECORD_STEWARD ? trust_entry(trust, RECORD_AGREEMENT, e->record.association, own) : NULL;
+
+	return a && a->negative && !memcmp(a->record.subject, own, KEY_BYTES) && trust_signer_may(trust, e, TRUST_ANY_TIME);
+}
+
 static bool is_authority(enum record_kind kind)
 {
 	return kind == RECORD_STEWARD || kind == RECORD_ROSTER || kind == RECORD_AGREEMENT || kind == RECORD_ACCEPTANCE;
@@ -545,7 +556,7 @@ static bool is_spent(const struct trust *trust, const struct entry *e, uint64_t 
 		return false;
 	if (e->record.kind == RECORD_ROSTER && trust_handed_over(trust, &trust->slots[e->slot], now))
 		return false;
-	return !has_a_say(trust, e, now) && !names_the_owed(trust, e);
+	return !has_a_say(trust, e, now) && !names_the_owed(trust, e) && !ends_our_reach(trust, e);
 }
 
 /* Notes whether it is over; true when that has changed. */
