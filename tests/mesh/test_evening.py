@@ -276,7 +276,7 @@ class Evening(unittest.TestCase):
         ruche.essaim("model", "add", other, "--licence", "Apache-2.0")
         text = wait_for("pc to say what is wrong", lambda: self.warned(pc, "other", "free"))
         print("pc: %s" % text, flush=True)
-        self.assertTrue(self.answers(pc), "what was there before answers as before")
+        wait_for("what was there before to answer as before", lambda: self.answers(pc))
         # Meanwhile another node may answer, where the owner says so.
         question = ("chat", "other", "bonjour", "--completion", "--max-tokens", "4", "--temperature", "0")
         self.assertIn("free", pc.essaim(*question, ok=False)["error"]["message"])

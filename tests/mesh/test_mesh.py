@@ -113,7 +113,14 @@ class Mesh(unittest.TestCase):
         return self.colibri.ask("tiny", PROMPT, False, tokens, ignore_eos=True, **more)
 
     def heal(self):
+        """Until the ring answers as it did. That it is possible is not enough: a node that went is believed as long as its last advert."""
+        def answer():
+            try:
+                return self.ask()[0]
+            except Failed:
+                return None
         wait_for("the ring to be whole again", lambda: reachable(self.colibri, "tiny"), 60)
+        self.assertEqual(wait_for("the ring to answer again", answer, 60), self.expected)
 
     def test_ring_answers_as_the_whole_model_does(self):
         answer, tokens, disclosure = self.ask()
@@ -179,12 +186,10 @@ class Mesh(unittest.TestCase):
         self.assertEqual(tokens, 200)
         self.assertEqual(answer, self.whole.ask("tiny", PROMPT, False, 200, ignore_eos=True)[0])
         self.heal()
-        self.assertEqual(self.ask()[0], self.expected)
 
     def test_own_engine_killed_leaves_the_daemon_answering(self):
         os.kill(self.colibri.model("tiny")["engine"]["pid"], signal.SIGKILL)
         self.heal()
-        self.assertEqual(self.ask()[0], self.expected)
 
     def test_client_that_leaves_ends_its_session(self):
         connection = self.colibri.http()
@@ -208,7 +213,6 @@ class Mesh(unittest.TestCase):
         self.bourdon.start()
         self.bourdon.wait_until_up()
         self.heal()
-        self.assertEqual(self.ask()[0], self.expected)
 
     def test_node_killed_outright_keeps_its_pieces(self):
         before = self.bourdon.model("tiny")["bytes_on_disk"]
@@ -219,7 +223,6 @@ class Mesh(unittest.TestCase):
         wait_for("its layers", lambda: ready(self.bourdon, "tiny"), 60)
         self.assertEqual(self.bourdon.model("tiny")["bytes_on_disk"], before)
         self.heal()
-        self.assertEqual(self.ask()[0], self.expected)
 
     def test_sigterm_finishes_the_answer_first(self):
         asked = []
@@ -235,7 +238,6 @@ class Mesh(unittest.TestCase):
         self.colibri.start()
         self.colibri.wait_until_up()
         self.heal()
-        self.assertEqual(self.ask()[0], self.expected)
 
     def test_second_daemon_on_one_home_is_refused(self):
         done = subprocess.run(["essaimd", "--home", self.colibri.home], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=30)
@@ -318,7 +320,6 @@ class Mesh(unittest.TestCase):
             self.abeille.wait_until_up()
         wait_for("Abeille's layers", lambda: ready(self.abeille, "tiny"), 60)      # its advert of before is still believed
         self.heal()
-        self.assertEqual(self.ask()[0], self.expected)
 
     def test_zz_revocation_in_mid_answer_ends_it(self):
         revoked = []
@@ -335,7 +336,6 @@ class Mesh(unittest.TestCase):
         self.bourdon.essaim("agreement", "offer", "Colibri")
         wait_for("the new offer", lambda: not self.colibri.essaim("agreement", "accept", "Bourdon", ok=False).get("error"))
         self.heal()
-        self.assertEqual(self.ask()[0], self.expected)
 
 
 if __name__ == "__main__":
