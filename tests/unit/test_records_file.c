@@ -145,6 +145,34 @@ static void what_has_ended_is_known_again_when_the_clock_is_right(void **state)
 	trust_free(t);
 }
 
+/* Bourdon withdrew what we had accepted. Our acceptance is still there, and must not reach it again. */
+static void what_a_partner_revoked_binds_after_a_restart(void **state)
+{
+	struct trust *t = *state;
+	uint8_t hash[KEY_BYTES];
+
+	take_people(t, &abeille);
+	sign_agreement(&bourdon, &abeille, (struct grant){ 0 }, 1);
+	hash_last(hash);
+	sign_acceptance(&abeille, &bourdon, hash, false, 1);
+	assert_int_equal(take(t), 1);
+	take_people(t, &bourdon);
+	sign_agreement(&bourdon, &abeille, (struct grant){ 0 }, 1);
+	assert_int_equal(take(t), 1);
+	world_now += 10;
+	sign_agreement(&bourdon, &abeille, (struct grant){ .revoked = true }, 2);
+	assert_int_equal(take(t), 1);
+	world_now += 100;
+	trust_expire(t, world_now);
+	assert_false(trust_in_reach(t, bourdon.root.key));
+	save(t);
+	t = load();
+	trust_expire(t, world_now);
+	assert_false(trust_in_reach(t, bourdon.root.key));
+	assert_int_equal(trust_admits(t, bourdon.node[0].key, world_now), ERR_DENIED);
+	trust_free(t);
+}
+
 static void our_own_revocation_does_not_undo_a_later_introduction(void **state)
 {
 	struct trust *t = *state;
@@ -278,6 +306,7 @@ int main(void)
 		FACT(no_file_is_an_empty_one),
 		FACT(the_order_in_the_file_does_not_matter),
 		FACT(what_has_ended_is_known_again_when_the_clock_is_right),
+		FACT(what_a_partner_revoked_binds_after_a_restart),
 		FACT(our_own_revocation_does_not_undo_a_later_introduction),
 		FACT(a_lapsed_stewards_agreements_survive_a_restart_to_be_signed_again),
 		FACT(a_file_cut_anywhere_keeps_what_stands_before),
