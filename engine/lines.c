@@ -8,7 +8,6 @@
 #define GATHER_US_MAX 3000     /* and no longer than an eighth of what the urgent rows take */
 #define NEWS 0.25              /* what the latest batch counts in a moving average */
 #define FORGET 0.995           /* an estimate that keeps a size from being tried fades, so that it is tried again: one part of forty or so */
-#define HELD 0.5               /* a first token is held back for at most so much of what its prompt has waited */
 #define KERNEL_ROWS 4          /* matrix kernels work by so many rows; sizes between two that were measured are multiples of it */
 
 int lines_init(struct lines *lines, struct sessions *sessions, size_t n_shards)
@@ -76,8 +75,6 @@ int lines_push(struct lines *lines, const struct session *session, const struct 
 			w->tokens[i] = (int32_t)get_u32(b->rows + 4 * i);
 	else
 		memcpy(w->rows, b->rows, b->rows_length);
-	if (!line->came_at)
-		line->came_at = now;
 	if (line->last)
 		line->last->next = w;
 	else
@@ -105,8 +102,6 @@ void lines_pop(struct lines *lines, const struct session *session, bool urgent, 
 
 	drop_first(lines, line);
 	line->answered_at = urgent && !line->first ? now : 0;
-	if (urgent)
-		line->came_at = line->held_until = 0;
 }
 
 /* --- who is next ------------------------------------------------------------------------------------ */
@@ -157,19 +152,17 @@ static size_t urgent_run(struct lines *lines, size_t from, struct lines_batch *o
 	return end;
 }
 
-/* *over: the size that was found to take too long; LINES_PARTS: none. */
-static uint32_t part_limit(const struct pace *pace, int64_t now, unsigned *over)
+static uint32_t part_limit(struct pace *pace, int64_t now)
 {
 	double most = pace->urgent_us * LINES_PROMPT_SHARE, guess = pace->part_us[0], more;
 	uint32_t rows = LINES_PART_MIN;
 
-	*over = LINES_PARTS;
 	if (!pace->urgent_at || now - pace->urgent_at > LINES_URGENT_US)
 		return SHARD_ROWS_MAX;
 	for (unsigned i = 1; i < LINES_PARTS && guess > 0; i++) {
 		more = pace->part_us[i] > 0 ? pace->part_us[i] : 2 * guess;
 		if (more > most) {
-			*over = i;
+			pace->part_us[i] *= FORGET;
 			if (rows >= KERNEL_ROWS && guess < most)
 				rows += (uint32_t)(rows * (most - guess) / (more - guess)) / KERNEL_ROWS * KERNEL_ROWS;
 			break;
@@ -194,61 +187,6 @@ static uint32_t part_rows(const struct lines *lines, size_t i, uint32_t limit)
 	return rows < limit ? rows : limit;
 }
 
-/* Does a first token come out of these rows? */
-static bool ends_prompt(const struct waiting *w, uint32_t rows)
-{
-	for (; w && rows >= left(w); w = w->next) {
-		if (w->block.want)
-			return true;
-		rows -= left(w);
-	}
-	return false;
-}
-
-static bool is_held(struct line *line, uint32_t rows, int64_t now)
-{
-	if (!ends_prompt(line->first, rows))
-		return false;
-	if (!line->held_until)
-		line->held_until = now + (int64_t)((double)(now - line->came_at) * HELD);
-	return now < line->held_until;
-}
-
-/* Rows of the prompt whose turn it is; of one that is held back when nobody else has any. */
-static bool prompt_part(struct lines *lines, int64_t now, struct lines_batch *out)
-{
-	size_t n = lines->sessions->n, chosen = n;
-	uint32_t rows = 0;
-	unsigned over = LINES_PARTS;
-	bool held = true;
-
-	for (size_t k = 1; k <= n && held; k++) {
-		size_t i = (lines->turn + k) % n;
-		struct line *line = &lines->all[i];
-		unsigned its_over;
-		uint32_t its_rows;
-
-		if (!line->first || is_urgent(line->first))
-			continue;
-		its_rows = part_rows(lines, i, part_limit(&lines->paces[lines->sessions->all[i].shard], now, &its_over));
-		held = is_held(line, its_rows, now);
-		if (held && chosen < n)
-			continue;
-		chosen = i;
-		rows = its_rows;
-		over = its_over;
-	}
-	if (chosen == n)
-		return false;
-	lines->turn = chosen;
-	struct session *session = &lines->sessions->all[chosen];
-	if (over < LINES_PARTS)
-		lines->paces[session->shard].part_us[over] *= FORGET;
-	*out = (struct lines_batch){ .shard = session->shard, .layers = layers_of(session) };
-	add(out, session, rows);
-	return true;
-}
-
 bool lines_next(struct lines *lines, int64_t now, struct lines_batch *out)
 {
 	size_t n = lines->sessions ? lines->sessions->n : 0;
@@ -260,8 +198,17 @@ bool lines_next(struct lines *lines, int64_t now, struct lines_batch *out)
 				return true;
 			}
 		lines->at = 0;
-		if (prompt_part(lines, now, out))
+		for (size_t k = 1; k <= n; k++) {
+			size_t i = (lines->turn + k) % n;
+			struct session *session = &lines->sessions->all[i];
+
+			if (!lines->all[i].first || is_urgent(lines->all[i].first))
+				continue;
+			lines->turn = i;
+			*out = (struct lines_batch){ .shard = session->shard, .layers = layers_of(session) };
+			add(out, session, part_rows(lines, i, part_limit(&lines->paces[session->shard], now)));
 			return true;
+		}
 	}
 	return false;
 }

@@ -10,10 +10,6 @@
  * joined for that, where shard_joins() found that a row's bits do not depend on how many come with it (DESIGN D2); elsewhere each is
  * computed whole.
  *
- * The end of a prompt, of which a first token comes, is held back while others have prompts, for half as long as it has waited already:
- * parts are the larger and the cheaper the fewer are being answered beside them. So a first token comes at most half as late again, and
- * those who asked at the same time are answered together.
- *
  * Urgent rows of sequences that follow each other are one batch. A prompt that stands between two of them gives its first row, so
  * that they are not two.
  *
@@ -44,7 +40,6 @@ struct line {
 	struct waiting *first, *last;
 	int64_t answered_at;              /* 0: nothing is expected */
 	uint32_t turn_us;                 /* usual time from an answer to the next block; 0: not known */
-	int64_t came_at, held_until;      /* when its prompt came, and how long the end of that is held back; 0: not known */
 };
 
 struct pace {                             /* of one shard; microseconds, moving averages, 0: not known */

@@ -259,37 +259,6 @@ static void parts_between_two_measured_sizes_use_what_is_allowed(void **state)
 	assert_true(over < 5);                           /* tried now and then: it may have become faster */
 }
 
-/* Two prompts came at 0. The short one could end at 100 ms: it does at 150, or when the long one is through. */
-static void a_first_token_is_held_back_while_others_have_prompts(void **state)
-{
-	struct world *w = *state;
-	struct session *s_short = open_on(w, 0, 0, 2), *s_long = open_on(w, 0, 1, 2);
-	int64_t came = w->now;
-
-	push(w, s_short, 0, 16, 1);
-	for (uint32_t k = 0; k < 64; k++)
-		push(w, s_long, k * 32, 32, k == 63);
-	w->lines.turn = 2 * SEQUENCES - 1;               /* the short one is looked at first */
-	w->now += 100000;
-	while (lines_first(&w->lines, s_short)) {
-		assert_true(next(w));
-		assert_true(lines_first(&w->lines, s_long));
-		assert_true(w->now < came + 150000 ? w->batch.parts[0].session == s_long : w->batch.parts[0].session == s_short);
-		serve(w, 10000);
-	}
-	assert_int_equal(w->now, came + 160000);
-	push(w, s_short, 16, 1, 1);                      /* what follows it is not */
-	assert_true(next(w));
-	assert_ptr_equal(w->batch.parts[0].session, s_short);
-	serve(w, 100);
-	while (lines_first(&w->lines, s_long)) {         /* nobody else has a prompt: its end is not held back either */
-		assert_true(next(w));
-		assert_ptr_equal(w->batch.parts[0].session, s_long);
-		serve(w, 100);
-	}
-	assert_false(next(w));
-}
-
 static void blocks_are_joined_only_where_they_follow_each_other(void **state)
 {
 	struct world *w = *state;
@@ -391,7 +360,6 @@ int main(void)
 		cmocka_unit_test_setup_teardown(prompts_take_turns_and_never_keep_an_urgent_row_waiting, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_prompts_part_is_as_long_as_urgent_rows_allow, setup, teardown),
 		cmocka_unit_test_setup_teardown(parts_between_two_measured_sizes_use_what_is_allowed, setup, teardown),
-		cmocka_unit_test_setup_teardown(a_first_token_is_held_back_while_others_have_prompts, setup, teardown),
 		cmocka_unit_test_setup_teardown(blocks_are_joined_only_where_they_follow_each_other, setup, teardown),
 		cmocka_unit_test_setup_teardown(where_bits_follow_the_shape_blocks_stay_whole, setup, teardown),
 		cmocka_unit_test_setup_teardown(it_pays_to_wait_for_those_who_come_back_at_once, setup, teardown),
