@@ -111,13 +111,16 @@ static uint32_t claimed_by(const struct trust *trust, const uint8_t *node, uint6
 	return only ? (uint32_t)(only - trust->slots) : INDEX_NONE;
 }
 
-/* Its own word that it has left counts until a later roster names it again. */
+/* Its own word that it has left counts until a later roster names it again. Within a second sequence numbers tell: they are milliseconds. */
 static bool has_left(const struct trust *trust, const uint8_t *node, uint32_t slot)
 {
 	const struct association *a = &trust->slots[slot];
 	const struct entry *card = trust_entry(trust, RECORD_CARD, a->key, node);
 
-	return card && card->negative && a->roster != INDEX_NONE && card->record.issued >= trust->entries[a->roster]->record.issued;
+	const struct record *roster = a->roster != INDEX_NONE ? &trust->entries[a->roster]->record : NULL;
+
+	return card && card->negative && roster &&
+	       (card->record.issued > roster->issued || (card->record.issued == roster->issued && card->record.sequence >= roster->sequence));
 }
 
 /* Asked for each frame of each neighbour. */

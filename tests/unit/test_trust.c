@@ -391,8 +391,14 @@ static void a_node_that_has_left_is_not_admitted_until_a_later_roster(void **sta
 	sign_card(&abeille, 1, 1);                                    /* an older word does not bring it back */
 	assert_true(take(t) < 1);
 	assert_int_equal(trust_admits(t, abeille.node[1].key, world_now), ERR_DENIED);
+	sign_roster(&abeille, 3, 50);                                 /* within the same second */
+	assert_int_equal(take(t), 1);
+	assert_int_equal(trust_admits(t, abeille.node[1].key, world_now), 0);
+	sign_last_card(&abeille, 1, 51);
+	assert_int_equal(take(t), 1);
+	assert_int_equal(trust_admits(t, abeille.node[1].key, world_now), ERR_DENIED);
 	world_now += 1;
-	sign_roster(&abeille, 3, 50);
+	sign_roster(&abeille, 3, 52);
 	assert_int_equal(take(t), 1);
 	assert_int_equal(trust_admits(t, abeille.node[1].key, world_now), 0);
 }
