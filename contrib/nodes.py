@@ -61,7 +61,7 @@ class Node:
         def up():
             if self.process.poll() is not None:
                 with open(self.log_path, errors="replace") as log:
-                    raise Failed("%s did not start:\n%s" % (self.name, log.read()[-2000:]))
+                    raise Failed("%s did not start (exit status %d):\n%s" % (self.name, self.process.returncode, log.read()[-2000:]))
             return "node" in self.essaim("status", ok=False)
         wait_for("%s to start" % self.name, up, 30)
 

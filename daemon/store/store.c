@@ -297,47 +297,6 @@ int model_start(struct store *store, struct model *m)
 
 /* --- open and close ---------------------------------------------------------------------------------- */
 
-int store_open(struct store **out, const struct store_config *config, char *why, size_t why_size)
-{
-	struct store *store = calloc(1, sizeof *store);
-	char *models;
-	int err;
-
-	if (!store)
-		return -ENOMEM;
-	store->loop = config->loop;
-	store->config = *config;
-	store->home = disk_join(config->home, "");
-	models = disk_join(config->home, "models");
-	err = disk_make_folder(models);
-	if (err) {
-		snprintf(why, why_size, "%s: %s", models, err_str(err));
-		goto fail;
-	}
-	err = torrent_session_open(&store->torrents, config->listen_host, config->listen_port, on_wake, store, why, why_size);
-	if (err)
-		goto fail;
-	uv_timer_init(store->loop, &store->timer);
-	uv_async_init(store->loop, &store->wake, progress_wake);
-	store->timer.data = store->wake.data = store;
-	store->handles = 2;
-	uv_timer_start(&store->timer, progress_tick, STORE_POLL_MS, STORE_POLL_MS);
-	uv_async_send(&store->wake);
-	free(models);
-	*out = store;
-	return 0;
-fail:
-	free(models);
-	free(store->home);
-	free(store);
-	return err;
-}
-
-uint16_t store_port(const struct store *store)
-{
-	return torrent_session_port(store->torrents);
-}
-
 static void on_handle_closed(uv_handle_t *handle)
 {
 	struct store *store = handle->data;
@@ -358,6 +317,62 @@ static void on_handle_closed(uv_handle_t *handle)
 	free(store);
 	if (on_closed)
 		on_closed(arg);
+}
+
+/* What is left of the store goes when both are closed. */
+static void close_handles(struct store *store)
+{
+	uv_close((uv_handle_t *)&store->timer, on_handle_closed);
+	uv_close((uv_handle_t *)&store->wake, on_handle_closed);
+}
+
+int store_open(struct store **out, const struct store_config *config, char *why, size_t why_size)
+{
+	struct store *store = calloc(1, sizeof *store);
+	char *models;
+	int err;
+
+	if (!store)
+		return -ENOMEM;
+	store->loop = config->loop;
+	store->config = *config;
+	store->home = disk_join(config->home, "");
+	models = disk_join(config->home, "models");
+	err = disk_make_folder(models);
+	if (err) {
+		snprintf(why, why_size, "%s: %s", models, err_str(err));
+		goto fail;
+	}
+	err = uv_async_init(store->loop, &store->wake, progress_wake);
+	if (err) {
+		snprintf(why, why_size, "the store cannot be woken: %s", err_str(err));
+		goto fail;
+	}
+	uv_timer_init(store->loop, &store->timer);
+	store->timer.data = store->wake.data = store;
+	store->handles = 2;
+	/* Its thread may wake us before this returns. */
+	err = torrent_session_open(&store->torrents, config->listen_host, config->listen_port, on_wake, store, why, why_size);
+	if (err) {
+		close_handles(store);
+		goto out;
+	}
+	uv_timer_start(&store->timer, progress_tick, STORE_POLL_MS, STORE_POLL_MS);
+	uv_async_send(&store->wake);
+	*out = store;
+out:
+	free(models);
+	return err;
+fail:
+	free(models);
+	free(store->home);
+	free(store);
+	return err;
+}
+
+uint16_t store_port(const struct store *store)
+{
+	return torrent_session_port(store->torrents);
 }
 
 static void close_session(struct store_work *work)       /* worker */
@@ -392,8 +407,7 @@ void store_close_step(struct store *store)
 	}
 	if (store->phase == STORE_SAVING && store->works == 0) {
 		store->phase = STORE_CLOSING;
-		uv_close((uv_handle_t *)&store->timer, on_handle_closed);
-		uv_close((uv_handle_t *)&store->wake, on_handle_closed);
+		close_handles(store);
 	}
 }
 

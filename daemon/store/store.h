@@ -43,6 +43,7 @@ struct store_status {
 	char why[200];
 };
 
+/* After an error, what was opened closes when the loop runs. */
 int store_open(struct store **out, const struct store_config *config, char *why, size_t why_size);
 void store_close(struct store *store, void (*on_closed)(void *arg), void *arg);   /* saves resume data first */
 uint16_t store_port(const struct store *store);

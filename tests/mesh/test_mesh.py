@@ -329,9 +329,9 @@ class Mesh(unittest.TestCase):
                 revoked.append(time.monotonic())
                 self.bourdon.essaim("agreement", "revoke", "Colibri")
 
-        with self.assertRaises(Failed):
+        with self.assertRaises(Failed) as ended:
             self.colibri.ask("tiny", PROMPT, False, 450, on_text, ignore_eos=True)
-        self.assertTrue(revoked)
+        self.assertTrue(revoked, ended.exception)
         wait_for("the ring to be refused", lambda: not reachable(self.colibri, "tiny"), 20)
         self.bourdon.essaim("agreement", "offer", "Colibri")
         wait_for("the new offer", lambda: not self.colibri.essaim("agreement", "accept", "Bourdon", ok=False).get("error"))

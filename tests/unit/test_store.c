@@ -12,6 +12,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "daemon/store/torrent.h"
+
 /* --- hashing -------------------------------------------------------------------------------------------- */
 
 static void a_file_becomes_a_manifest_with_its_sha256_root_and_metainfo(void **state)
@@ -402,6 +404,18 @@ static void a_peer_may_be_a_name_and_a_word_that_is_none_is_told(void **state)
 	assert_int_equal(store_set_peers(w.nodes[A].store, (const char *[]){":1"}, 1), ERR_MALFORMED);
 	assert_int_equal(store_set_peers(w.nodes[A].store, (const char *[]){"[::1]:80", "1.2.3.4:0"}, 2), 0);
 	world_close(&w);
+}
+
+/* Every session here wakes the loop before it is known to be open, as libtorrent's thread may. */
+int __real_torrent_session_open(struct torrent_session **out, const char *host, uint16_t port, void (*wake)(void *arg), void *arg, char *why,
+				size_t why_size);
+int __wrap_torrent_session_open(struct torrent_session **out, const char *host, uint16_t port, void (*wake)(void *arg), void *arg, char *why,
+				size_t why_size);
+int __wrap_torrent_session_open(struct torrent_session **out, const char *host, uint16_t port, void (*wake)(void *arg), void *arg, char *why,
+				size_t why_size)
+{
+	wake(arg);
+	return __real_torrent_session_open(out, host, port, wake, arg, why, why_size);
 }
 
 static void a_port_that_is_taken_is_an_error_that_says_so(void **state)
