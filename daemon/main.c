@@ -282,7 +282,10 @@ static int start_store(struct daemon *d, char *why, size_t size)
 {
 	struct store_config config = {.loop = d->loop, .home = d->home, .listen_host = d->config.torrent_listen,
 				      .listen_port = d->config.torrent_port, .on_change = residency_on_store, .arg = d};
-	return store_open(&d->store, &config, why, size);
+	int err = store_open(&d->store, &config, why, size);
+	if (err && !why[0])
+		snprintf(why, size, "the store of weights cannot be opened: %s", err_str(err));
+	return err;
 }
 
 static int start_mesh(struct daemon *d, char *why, size_t size)

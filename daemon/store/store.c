@@ -344,10 +344,8 @@ int store_open(struct store **out, const struct store_config *config, char *why,
 		goto fail;
 	}
 	err = uv_async_init(store->loop, &store->wake, progress_wake);
-	if (err) {
-		snprintf(why, why_size, "the store cannot be woken: %s", err_str(err));
+	if (err)
 		goto fail;
-	}
 	uv_timer_init(store->loop, &store->timer);
 	store->timer.data = store->wake.data = store;
 	store->handles = 2;

@@ -8,6 +8,7 @@
  * SPDX-License-Identifier: AGPL-3.0-or-later */
 #include <errno.h>
 #include <getopt.h>
+#include <limits.h>
 #include <signal.h>
 #include <sodium.h>
 #include <stdarg.h>
@@ -27,6 +28,7 @@
 
 #define SEEDS 2000                    /* what a check has time for (doc/ARCHITECTURE.md, section 9) */
 #define CHECK_SECONDS 300            /* after which a run without --seeds begins no more of them */
+#define LARGE_IN_CHECK 2              /* worlds of 200 nodes: each takes most of a minute */
 #define SEED_SECONDS 600             /* of processor time: a world that takes longer turns in circles */
 #define FAILURES_MAX 64
 
@@ -40,7 +42,7 @@ struct totals {
 		healed_sum_ms;
 };
 struct shared {                      /* between the processes */
-	bool small;                  /* without worlds of 200 nodes: each of them takes minutes */
+	_Atomic int large;           /* worlds of 200 nodes that are still run; the others are left out */
 	_Atomic uint64_t next;
 	_Atomic uint64_t running[64];
 	_Atomic unsigned n_failures;
@@ -196,7 +198,7 @@ static void work(struct shared *shared, unsigned worker, uint64_t end)
 		uint64_t seed = atomic_fetch_add(&shared->next, 1);
 		if (seed >= end)
 			break;
-		if (shared->small && story_is_large(seed))
+		if (story_is_large(seed) && atomic_fetch_sub(&shared->large, 1) <= 0)
 			continue;
 		atomic_store(&shared->running[worker], seed + 1);
 		one_seed(seed, &shared->totals[worker]);
@@ -267,7 +269,7 @@ static void on_stop(int number)
 	atomic_store(&stopping->next, UINT64_MAX / 2);
 }
 
-static int many(uint64_t first, uint64_t seeds, unsigned jobs, unsigned failures_max, bool small)
+static int many(uint64_t first, uint64_t seeds, unsigned jobs, unsigned failures_max, int large)
 {
 	struct shared *shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	struct timespec began, ended;
@@ -277,7 +279,7 @@ static int many(uint64_t first, uint64_t seeds, unsigned jobs, unsigned failures
 		return 2;
 	}
 	atomic_store(&shared->next, first);
-	shared->small = small;
+	atomic_store(&shared->large, large);
 	stopping = shared;
 	signal(SIGINT, on_stop);
 	signal(SIGTERM, on_stop);
@@ -369,7 +371,7 @@ int main(int argc, char **argv)
 	if (!one) {
 		if (seeds == SEEDS)
 			alarm(CHECK_SECONDS);
-		return many(first, seeds, jobs, failures, seeds == SEEDS);
+		return many(first, seeds, jobs, failures, seeds == SEEDS ? LARGE_IN_CHECK : INT_MAX);
 	}
 	struct totals t = {0};
 	sim_tracing_frames &= sim_tracing;

@@ -589,13 +589,17 @@ void wire_node_finish(struct node *node)
 {
 	for (bool again = true; again;) {
 		again = false;
-		for (struct cable *c = sim.cables; c && !again; c = c->next)
-			for (int side = 0; side < 2 && !again; side++)
+		for (struct cable *c = sim.cables, *next; c; c = next) {
+			c->refs++;
+			for (int side = 0; side < 2; side++)
 				if (c->nodes[side] == node && c->ends[side]) {
 					struct link *link = c->ends[side];
 					finish(link, link->why, "the node stopped");
 					again = true;
 				}
+			next = c->next;
+			unref(c);
+		}
 	}
 }
 
