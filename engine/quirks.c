@@ -381,7 +381,7 @@ static uint32_t hash_text(uint32_t hash, const char *text)
 /* FNV-1a, 32 bits (Fowler, Noll, Vo), over the table as text, and over what else of ours moves bits: how shard.c keeps keys. */
 uint32_t quirk_hash(void)
 {
-	uint32_t hash = hash_text(2166136261u, "keys q8_0;");
+	uint32_t hash = hash_text(2166136261u, "keys q8_0, flash;");
 
 	for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
 		const struct quirk *q = &table[i];

@@ -185,17 +185,13 @@ static struct llama_context *make_context(struct llama_model *model, const struc
 	params.n_threads = params.n_threads_batch = (int32_t)config->threads;
 	params.kv_unified = false;               /* D2: nobody else's rows move mine */
 	/* Whose rows share a batch must not move bits. The CPU's flash attention has three ways to add up (64 rows and more, a single row
-	 * from 512 positions on, the rest), which differ by 2 %. Without it there is one, and with keys in q8_0 that is the fastest there is
-	 * for all kinds of batches. Where keys cannot be kept so, keys that are neither float16 nor float32 leave flash attention one way.
+	 * from 512 positions on, the rest), which differ by 2 %. Keys that are neither float16 nor float32 leave it one, and it is fastest
+	 * with q8_0; where keys cannot be kept so, with bfloat16.
 	 * A device has fast kernels for float16, libllama's default, and its bits follow the number of rows anyhow (shard_joins()). */
-	if (config->device_layers) {
+	if (config->device_layers)
 		params.op_offload = false;       /* a layer's matrices are computed where they are, however many rows there are */
-	} else if (keys_packed(config->directory)) {
-		params.type_k = GGML_TYPE_Q8_0;
-		params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;
-	} else {
-		params.type_k = GGML_TYPE_BF16;
-	}
+	else
+		params.type_k = keys_packed(config->directory) ? GGML_TYPE_Q8_0 : GGML_TYPE_BF16;
 	params.swa_full = true;                  /* keeps every position, so that truncation is always possible (D4) */
 	params.no_perf = true;
 	if (capture) {

@@ -175,7 +175,7 @@ class Beside(unittest.TestCase):
         with socket.create_server(("127.0.0.1", 0)) as s:
             port = s.getsockname()[1]
         cls.url = "http://127.0.0.1:%d" % port
-        cls.server = subprocess.Popen(["llama-server", "-m", MODEL, "--port", str(port), "--host", "127.0.0.1", "-c", "512", "-np", "1", "-b", "32", "-ub", "32", "-fa", "off", "-ctk", "q8_0",
+        cls.server = subprocess.Popen(["llama-server", "-m", MODEL, "--port", str(port), "--host", "127.0.0.1", "-c", "512", "-np", "1", "-b", "32", "-ub", "32", "-fa", "on", "-ctk", "q8_0",
                                        "-t", "2", "--no-warmup"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         def up():
             try:
