@@ -99,37 +99,59 @@ static int publish_demo(struct chat *c)
 	return status;
 }
 
-/* With no MODEL: the only one there is. */
-static int choose_model(struct chat *c, bool given)
+/* Is it said in a way that only the daemon can resolve: name@association, or digits of the id. */
+static bool is_full_name(const char *model)
+{
+	return strchr(model, '@') || (strspn(model, "0123456789abcdef") >= 8 && !model[strspn(model, "0123456789abcdef")]);
+}
+
+/* With no MODEL: the only one there is. A MODEL without a question is looked for before anybody types one; if it is none, and has blanks, it is the
+ * question. */
+static int choose_model(struct chat *c, const char *given, const char **question)
 {
 	/* The demonstration model may be asked for by its name before it is there. */
 	size_t length = strlen(c->model);
 	bool demo = given && !strncmp(c->model, DEMO_MODEL, length) && !strcmp(&DEMO_MODEL[length], ".gguf");
-	if (given && !demo)
-		return 0;
+	if (given && !demo && (*question || c->via || is_full_name(given)))
+		return 0;                        /* the answer says what is wrong with it */
 	yyjson_doc *doc;
 	int status = client_call(c->cli, "model_list", NULL, NULL, NULL, &doc);
 	if (status)
 		return status;
 	yyjson_val *m;
 	size_t i, n, found = 0;
-	char names[512] = "";
+	char names[512] = "", only[sizeof c->model] = "";
+	bool known = false;
 	yyjson_arr_foreach(yyjson_obj_get(client_result(doc), "models"), i, n, m)
 	{
-		if (!json_bool(m, "approved") || (demo && strcmp(json_text(m, "name"), c->model)))
+		const char *name = json_text(m, "name");
+		known |= given && !strcmp(name, given);
+		if (!json_bool(m, "approved") || (demo && strcmp(name, given)))
 			continue;
 		size_t used = strlen(names);
-		snprintf(names + used, sizeof names - used, "%s%s", used ? ", " : "", json_text(m, "name"));
-		text_copy(c->model, sizeof c->model, json_text(m, "name"));
+		snprintf(names + used, sizeof names - used, "%s%s", used ? ", " : "", name);
+		text_copy(only, sizeof only, name);
 		found++;
 	}
 	yyjson_doc_free(doc);
+	if (given && !demo) {
+		if (known)
+			return 0;
+		if (!strchr(given, ' '))
+			return cli_fail(c->cli, EXIT_UNKNOWN, "UNKNOWN", "essaim model list",
+					N_("no model called %s is known here; '%s' may have been published by a node that this one does not hear yet"), given,
+					given);
+		*question = given;
+	}
+	text_copy(c->model, sizeof c->model, only);
 	if (found == 1)
 		return 0;
 	if (!found && (status = publish_demo(c)) != EXIT_UNKNOWN)
 		return status;
-	if (given)
+	if (demo) {
+		text_copy(c->model, sizeof c->model, given);
 		return 0;
+	}
 	return found ? cli_fail(c->cli, EXIT_USAGE, "AMBIGUOUS", "essaim chat MODEL", "which model: %s?", names)
 		     : cli_fail(c->cli, EXIT_UNKNOWN, "UNKNOWN", "essaim model list, then essaim model pull MODEL", "this node runs no model yet");
 }
@@ -426,12 +448,14 @@ int command_chat(struct cli *cli, int argc, char **argv)
 	int words = argc - optind;
 	if (wrong || words > 2)
 		return cli_usage(cli, "chat", wrong ? N_("that option or its value is not usable") : N_("put the prompt in quotes"));
-	if (words)
-		text_copy(c.model, sizeof c.model, argv[optind]);
-	bool conversation = words < 2 && isatty(STDIN_FILENO) && isatty(STDOUT_FILENO) && !cli->json;
-	if (words < 2 && !conversation && isatty(STDIN_FILENO))
+	const char *given = words ? argv[optind] : NULL, *question = words == 2 ? argv[optind + 1] : NULL;
+	text_copy(c.model, sizeof c.model, given ? given : "");
+	if ((status = choose_model(&c, given, &question)))
+		return status;
+	bool conversation = !question && isatty(STDIN_FILENO) && isatty(STDOUT_FILENO) && !cli->json;
+	if (!question && !conversation && isatty(STDIN_FILENO))
 		return cli_usage(cli, "chat", "what is the question? essaim chat MODEL \"PROMPT\"");
-	if ((status = choose_model(&c, words > 0)) || (status = find_api(&c)))
+	if ((status = find_api(&c)))
 		return status;
 	curl_global_init(CURL_GLOBAL_DEFAULT);
 	buf_init(&c.line, ANSWER_MAX);
@@ -442,8 +466,8 @@ int command_chat(struct cli *cli, int argc, char **argv)
 		add_message(&c, "system", system, strlen(system));
 	if (conversation) {
 		status = converse(&c);
-	} else if (words == 2) {
-		status = ask_once(&c, argv[optind + 1]);
+	} else if (question) {
+		status = ask_once(&c, question);
 	} else {
 		struct buf prompt;               /* from a pipe */
 		char part[4096];

@@ -212,7 +212,7 @@ struct target {                                /* a session at one of its neighb
 	uint32_t epoch, stage, position;
 	uint64_t sequence;
 	size_t row_bytes;
-	bool own;                              /* it is that stage's previous node, so only a former epoch is wrong */
+	bool own;                              /* it is that stage's previous node, so only another epoch is wrong */
 	unsigned n;
 };
 
@@ -236,7 +236,7 @@ static void look_for_targets(struct link *link, struct node *peer, void *arg)
 	if (!ring || peer->hostile)
 		return;
 	for (const struct transit *at = ring->transits; at; at = at->next)
-		if (at->state == TRANSIT_READY && memcmp(at->ticket.home, me, KEY_BYTES))
+		if (at->state == TRANSIT_READY && (memcmp(at->ticket.home, me, KEY_BYTES) || !memcmp(at->ticket.previous, me, KEY_BYTES)))
 			aim(t, link, at->ticket.session, at->ticket.epoch, at->ticket.stage, at->reach, at->next_sequence, at->row_bytes,
 			    !memcmp(at->ticket.previous, me, KEY_BYTES));
 	for (const struct ring_session *s = ring->sessions; s; s = s->next)

@@ -80,6 +80,10 @@ mutant "frames of another epoch are taken" daemon/ring/home.c \
 	'	if (s->state != SESSION_RUNNING || s->trouble || block->epoch != s->epoch || !at ||' \
 	'	if (s->state != SESSION_RUNNING || s->trouble || !at ||'
 
+mutant "frames of another epoch are taken by a stage that is not home" daemon/ring/transit.c \
+	'	if (t->state != TRANSIT_READY || block->epoch != ticket->epoch || ticket->epoch < t->tally->epoch ||' \
+	'	if (t->state != TRANSIT_READY || ticket->epoch < t->tally->epoch ||'
+
 mutant "anybody may close a stage" daemon/ring/transit.c \
 	'SESSION_BYTES) && key_equal(from, t->ticket.home) && t->ticket.epoch <= close->epoch &&' \
 	'SESSION_BYTES) && t->ticket.epoch <= close->epoch &&'

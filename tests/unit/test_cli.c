@@ -273,6 +273,19 @@ static void a_ring_that_is_not_possible_returns_5(void **state)
 	assert_non_null(strstr(r->out, "\"possible\":false"));
 }
 
+static void chat_says_before_the_first_question_that_there_is_no_such_model(void **state)
+{
+	const char *answer = "{\"ok\":true,\"result\":{\"models\":[{\"name\":\"histoires\",\"approved\":true},{\"name\":\"contes\",\"approved\":true}]}}\n";
+	struct run *r = run(answer, "chat histoire");
+	(void)state;
+	assert_int_equal(r->status, EXIT_UNKNOWN);
+	assert_non_null(strstr(r->err, "no model called histoire is known here"));
+	assert_non_null(strstr(r->request, "model_list"));
+	r = run(answer, "chat");
+	assert_int_equal(r->status, EXIT_USAGE);
+	assert_non_null(strstr(r->err, "which model: histoires, contes?"));
+}
+
 static void progress_is_not_part_of_the_answer(void **state)
 {
 	struct run *r = run("{\"progress\":{\"bytes_have\":1,\"bytes_wanted\":2}}\n{\"progress\":{}}\n{\"ok\":true,\"result\":{\"model\":{\"name\":\"histoires\"}}}\n",
@@ -424,6 +437,7 @@ int main(void)
 		cmocka_unit_test(widths_are_columns_not_bytes),
 		cmocka_unit_test(folded_text_keeps_its_words_and_lines),
 		cmocka_unit_test(layers_are_listed_as_people_count_them),
+		cmocka_unit_test(chat_says_before_the_first_question_that_there_is_no_such_model),
 	};
 	return cmocka_run_group_tests(tests, set_up, take_down);
 }

@@ -313,7 +313,7 @@ static bool settled(int at)
 {
 	size_t n = 0;
 	for (const struct port *p = sites[at].mesh->ports; p; p = p->next)
-		n++;
+		n += p->up ? 1 : 5;
 	return n == 4;                     /* two neighbours, two kinds */
 }
 
@@ -661,21 +661,39 @@ static void on_reached(void *arg, const uint8_t node[KEY_BYTES], int err, const 
 		r->answer = *answer;
 }
 
-/* Colibri says that it is where it is, where nothing listens, and where Abeille is; and that weights are where Bourdon is. */
-static void publish_odd_card(void)
+/* Colibri's card, with ports of this machine as its addresses. */
+static void publish_odd_card(uint16_t torrent_port, const uint16_t *ports, size_t n)
 {
 	struct site *c = &sites[C];
 	world_now = site_now(c);
 	struct record head = head_of(c->people, NULL, ++c->sequence);
-	struct card_body b = {.version_low = 1, .version_high = 1, .n_addresses = 3, .torrent_port = sites[B].port};
+	struct card_body b = {.version_low = 1, .version_high = 1, .n_addresses = n, .torrent_port = torrent_port};
 	memcpy(head.association, c->keys.association, KEY_BYTES);
 	strcpy(b.name, "odd");
 	memcpy(b.link_key, c->keys.link, KEY_BYTES);
-	snprintf(b.addresses[0], ADDRESS_SIZE, "127.0.0.1:%u", c->port);
-	strcpy(b.addresses[1], "127.0.0.1:1");
-	snprintf(b.addresses[2], ADDRESS_SIZE, "127.0.0.1:%u", sites[A].port);
+	for (size_t i = 0; i < n; i++)
+		snprintf(b.addresses[i], ADDRESS_SIZE, "127.0.0.1:%u", ports[i]);
 	assert_int_equal(card_sign(&world_bytes, &head, &b, c->keys.node_secret), 0);
 	publish(c);
+}
+
+static void a_card_with_another_nodes_address_leads_nobody_astray(void **state)
+{
+	settled_partners();
+	publish_odd_card(0, &sites[A].port, 1);
+	WAIT(peer_of(B, C) && !strcmp(peer_of(B, C)->name, "odd"));
+	close_mesh(&sites[C]);
+	WAIT(!mesh_is_up(sites[B].mesh, sites[C].keys.node));
+	unsigned ups = sites[B].peers_up, downs = sites[B].peers_down, seen = sites[A].peers_up;
+	WAIT(peer_of(B, C)->trouble[0] && strstr(peer_of(B, C)->trouble, "another node"));
+	for (int i = 0; i < 3000; i++)
+		turn(20);
+	/* Who is there is not taken for Colibri, and is not disturbed. */
+	assert_false(mesh_is_up(sites[B].mesh, sites[C].keys.node));
+	assert_true(linked(A, B));
+	assert_int_equal(sites[B].peers_up, ups);
+	assert_int_equal(sites[B].peers_down, downs);
+	assert_int_equal(sites[A].peers_up, seen);
 }
 
 static const struct reach_result *result_for(const struct reached *r, uint16_t port, bool weights)
@@ -693,7 +711,8 @@ static void a_neighbour_says_how_each_address_of_ours_answered(void **state)
 {
 	struct reached r = {0};
 	settled_partners();
-	publish_odd_card();
+	/* where it is, where nothing listens, and where Abeille is; weights where Bourdon is */
+	publish_odd_card(sites[B].port, (const uint16_t[]){sites[C].port, 1, sites[A].port}, 3);
 	WAIT(peer_of(B, C) && !strcmp(peer_of(B, C)->name, "odd"));
 	unsigned ups = sites[B].peers_up, downs = sites[B].peers_down;
 	assert_int_equal(mesh_reach(sites[C].mesh, sites[B].keys.node, on_reached, &r), 0);
@@ -802,6 +821,7 @@ int main(void)
 		IN_A_LOOP(closing_while_joining_says_so),
 		IN_A_LOOP(the_other_side_says_from_where_it_sees_us),
 		IN_A_LOOP(a_neighbour_says_how_each_address_of_ours_answered),
+		IN_A_LOOP(a_card_with_another_nodes_address_leads_nobody_astray),
 		IN_A_LOOP(who_asks_too_often_is_told_so),
 		IN_A_LOOP(who_cannot_be_asked_is_an_error),
 		IN_A_LOOP(reach_on_a_latency_link_costs_that_link),
