@@ -340,6 +340,9 @@ int records_accept(struct daemon *d, const uint8_t grantor[KEY_BYTES], bool decl
 	struct acceptance_body acceptance = {.declined = declined};
 	memcpy(acceptance.agreement, agreement->hash, KEY_BYTES);
 	struct record head = records_head(d, RECORD_ACCEPTANCE, grantor, agreement->expires > now ? agreement->expires - now : 0);
+	/* Our clock may be behind theirs: what they revoked before they offered this must not look later (trust_reach.c). */
+	if (head.issued <= agreement->issued)
+		head.issued = agreement->issued + 1;
 	struct buf out;
 	buf_init(&out, RECORD_MAX);
 	err = acceptance_sign(&out, &head, &acceptance, d->keys.steward_secret);

@@ -6,9 +6,9 @@
  * ways. Nobody comes into reach by what he says himself: a stranger's agreement with us counts for nothing until
  * somebody in reach has answered it.
  *
- * When a grantor revokes, its grantee's acceptance stops to reach it. The grantor's records may then be dropped, the
- * revocation with them, and the acceptance would reach it again: so revocations are remembered apart until they
- * expire. Only an acceptance issued later than the revocation counts again.
+ * When a grantor revokes, its grantee's acceptance stops to reach it, whatever the two clocks say. The grantor's records
+ * may then be dropped, the revocation with them, and the acceptance would reach it again: so revocations are remembered
+ * apart until they expire. Only an acceptance issued later than the revocation counts again, or of the offer that is held.
  *
  * The same walk, as if no agreement ended by time, says whose records are kept although they count for nothing just now: the
  * clock may be wrong (trust.h).
@@ -49,6 +49,18 @@ static bool was_revoked(const struct trust *trust, const uint8_t *grantor, const
 	return false;
 }
 
+/* Does an acceptance still stand, as far as its grantor is concerned. */
+static bool stands(const struct walk *w, const struct entry *acceptance)
+{
+	const struct record *r = &acceptance->record;
+	const struct entry *offer = trust_entry(w->trust, RECORD_AGREEMENT, r->subject, r->association);
+
+	if (offer && offer->negative && !trust_is_over(&offer->record, w->now) && trust_by_steward(w->trust, offer, w->now))
+		return false;
+	return (offer && !offer->negative && !memcmp(offer->record.hash, acceptance->key, KEY_BYTES)) ||
+	       !was_revoked(w->trust, r->subject, r->association, r->issued, w->now);
+}
+
 static bool reaches(const struct walk *w, const struct entry *e)
 {
 	const struct record *r = &e->record;
@@ -56,7 +68,7 @@ static bool reaches(const struct walk *w, const struct entry *e)
 	/* Where the walk is, its association is in reach. */
 	if (e->negative || trust_is_over(r, w->now) || !trust_by_steward(w->trust, e, w->now))
 		return false;
-	return r->kind == RECORD_AGREEMENT || !was_revoked(w->trust, r->subject, r->association, r->issued, w->now);
+	return r->kind == RECORD_AGREEMENT || stands(w, e);
 }
 
 static void follow(struct walk *w, uint32_t slot)

@@ -568,11 +568,24 @@ static bool is_out(size_t node)
 	return was;
 }
 
+/* By what one node holds, has the grantor's association offered the grantee's the use of its nodes. */
+static bool grants(const struct node *holder, const struct node *grantor, const struct node *grantee)
+{
+	const struct record *r = trust_find(daemon_of(holder)->trust, RECORD_AGREEMENT, grantor->keys.association, grantee->keys.association, node_now(holder));
+	struct agreement_body terms;
+	return r && !agreement_read(r, &terms) && !terms.revoked;
+}
+
 static bool pair_converged(struct node *a, struct node *b, char *why, size_t size)
 {
+	uint8_t owed[KEY_BYTES];
 	bool brothers = !memcmp(a->keys.association, b->keys.association, KEY_BYTES) && !a->joiner && !b->joiner;
 	if (brothers && (!admits(a, b) || !admits(b, a))) {
 		snprintf(why, size, "%s and %s are on one roster, and %s does not admit the other", a->name, b->name, admits(a, b) ? b->name : a->name);
+		return false;
+	}
+	if (admits(a, b) && grants(a, b, a) && !grants(b, b, a) && trust_owes(daemon_of(b)->trust, a->keys.node, owed)) {
+		snprintf(why, size, "%s goes by an agreement that the association of %s has revoked, as it would tell whoever dials", a->name, b->name);
 		return false;
 	}
 	if (!admits(a, b) || !admits(b, a))

@@ -595,9 +595,19 @@ static void a_revocation_is_remembered_when_its_signer_is_out_of_reach(void **st
 		assert_false(trust_in_reach(t, abeille.root.key));
 	}
 	assert_int_equal(count_of(t, 0), 4);
+	/* Neither does a later acceptance of what was revoked: whose clock is ahead may have signed it before. */
 	sign_acceptance(&bourdon, &abeille, hash, false, 2);
 	assert_int_equal(take(t), 1);
+	assert_false(trust_in_reach(t, abeille.root.key));
+	/* A new offer may. */
+	assert_int_equal(trust_introduce(t, abeille.root.key), 0);
+	sign_agreement(&abeille, &bourdon, (struct grant){ 0 }, 3);
+	assert_int_equal(take(t), 1);
+	hash_last(hash);
+	sign_acceptance(&bourdon, &abeille, hash, false, 3);
+	assert_int_equal(take(t), 1);
 	assert_true(trust_in_reach(t, abeille.root.key));
+	assert_true(trust_agreement_in_force(t, abeille.root.key, bourdon.root.key, world_now));
 	trust_free(t);
 }
 
