@@ -378,7 +378,7 @@ static uint32_t hash_text(uint32_t hash, const char *text)
 	return hash;
 }
 
-/* FNV-1a, 32 bits (Fowler, Noll, Vo), over the table as text, and over what else of ours moves bits: how shard.c keeps keys. */
+/* FNV-1a, 32 bits (Fowler, Noll, Vo), over the table as text, and over what else of ours moves bits: how shard_load.c keeps keys. */
 uint32_t quirk_hash(void)
 {
 	uint32_t hash = hash_text(2166136261u, "keys q8_0, flash;");

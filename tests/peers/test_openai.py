@@ -167,7 +167,7 @@ class Client(unittest.TestCase):
 
 @unittest.skipUnless(shutil.which("llama-server"), "llama-server is not installed")
 class Beside(unittest.TestCase):
-    """llama.cpp's server, with the same chunks and the same type of keys (engine/shard.c says which): what both can be asked must come out
+    """llama.cpp's server, with the same chunks and the same type of keys (engine/shard_load.c says which): what both can be asked must come out
     alike."""
 
     @classmethod
