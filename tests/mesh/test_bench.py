@@ -43,7 +43,7 @@ class Bench(unittest.TestCase):
             file, temporary = os.path.join(folder, "tiny.gguf"), os.path.join(folder, "tmp")
             os.mkdir(temporary)
             subprocess.run([sys.executable, os.path.join(TOP, "tests/tools/make_model.py"), file, "--layers", "8", "--embd", str(EMBD), "--ffn", "512",
-                            "--heads", "4", "--kv-heads", "2", "--vocab", "16000", "--name", bench.MODEL], check=True)
+                            "--heads", "4", "--kv-heads", "2", "--vocab", "16000", "--name", bench.RANDOM["model"]], check=True)
             done = subprocess.run([sys.executable, BENCH, "--json", "--pairs", "1", "--model", file, "ring_over_whole", "ring_prefill_over_whole"],
                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "TMPDIR": temporary}, timeout=600)
             self.assertEqual(done.returncode, 0, done.stderr.decode("utf-8", "replace"))
