@@ -305,8 +305,13 @@ void people_tick(struct node *node)
 	renew_what_is_of_the_future(d);
 	trust_each(d->trust, RECORD_AGREEMENT, on_offer, &offers);
 	for (size_t i = 0; i < offers.n; i++)
-		if (!records_accept(d, offers.from[i], false))
+		if (!records_accept(d, offers.from[i], false)) {
+			const struct record *offer = trust_find(d->trust, RECORD_AGREEMENT, offers.from[i], d->keys.association, daemon_now(d));
+			const struct record *answer = trust_find(d->trust, RECORD_ACCEPTANCE, d->keys.association, offers.from[i], daemon_now(d));
 			sim_trace(node, "accepts what %s offers", trust_association_name(d->trust, offers.from[i]));
+			if (!offer || !answer || answer->issued <= offer->issued)
+				sim_fail(node, "an acceptance is not dated after the offer that it accepts");
+		}
 }
 
 /* --- invitations ------------------------------------------------------------------------------------------------ */
