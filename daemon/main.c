@@ -284,7 +284,7 @@ static int start_store(struct daemon *d, char *why, size_t size)
 				      .listen_port = d->config.torrent_port, .on_change = residency_on_store, .arg = d};
 	int err = store_open(&d->store, &config, why, size);
 	if (err && !why[0])
-		snprintf(why, size, "the store of weights cannot be opened: %s", err_str(err));
+		snprintf(why, size, "the store of weights cannot be opened: %s (out of memory or of descriptors? raise LimitNOFILE)", err_str(err));
 	return err;
 }
 

@@ -115,7 +115,7 @@ static struct llama_context *make_context(struct llama_model *model, const struc
 	params.n_threads = params.n_threads_batch = (int32_t)config->threads;
 	params.kv_unified = false;               /* D2: nobody else's rows move mine */
 	/* Whose rows share a batch must not move bits. The CPU's flash attention has three ways to add up (64 rows and more, a single row
-	 * from 512 positions on, the rest), which differ by 2 %. Keys that are neither float16 nor float32 leave it one, and it is fastest
+	 * from 256 positions on, the rest), which differ by 2 %. Keys that are neither float16 nor float32 leave it one, and it is fastest
 	 * with q8_0; where keys cannot be kept so, with bfloat16.
 	 * A device has fast kernels for float16, libllama's default, and its bits follow the number of rows anyhow (shard_joins()). */
 	if (config->device_layers)

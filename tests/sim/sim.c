@@ -28,7 +28,7 @@
 
 #define SEEDS 2000                    /* what a check has time for (doc/ARCHITECTURE.md, section 9) */
 #define CHECK_SECONDS 300            /* after which a run without --seeds begins no more of them */
-#define LARGE_IN_CHECK 2              /* worlds of 200 nodes: each takes most of a minute */
+#define LARGE_IN_CHECK 2              /* worlds of 200 nodes: each takes about a minute */
 #define SEED_SECONDS 600             /* of processor time: a world that takes longer turns in circles */
 #define FAILURES_MAX 64
 
