@@ -297,17 +297,6 @@ static void accept_offer(int grantee, int grantor)
 	publish(s);
 }
 
-static void partners(void)
-{
-	for (int i = B; i <= C; i++) {
-		struct invitation v = invite(&sites[A], INVITATION_PARTNER);
-		join(&sites[i], &v);
-		assert_int_equal(sites[i].joined, 0);
-		accept_offer(i, A);
-	}
-	WAIT(linked(A, B) && linked(A, C) && linked(B, C));
-}
-
 /* Two who dial each other at once have three or four connections for a moment, and what travels on those that go is lost. */
 static bool settled(int at)
 {
@@ -317,9 +306,14 @@ static bool settled(int at)
 	return n == 4;                     /* two neighbours, two kinds */
 }
 
-static void settled_partners(void)
+static void partners(void)
 {
-	partners();
+	for (int i = B; i <= C; i++) {
+		struct invitation v = invite(&sites[A], INVITATION_PARTNER);
+		join(&sites[i], &v);
+		assert_int_equal(sites[i].joined, 0);
+		accept_offer(i, A);
+	}
 	WAIT(settled(A) && settled(B) && settled(C) && linked(A, B) && linked(A, C) && linked(B, C));
 }
 
@@ -679,7 +673,7 @@ static void publish_odd_card(uint16_t torrent_port, const uint16_t *ports, size_
 
 static void a_card_with_another_nodes_address_leads_nobody_astray(void **state)
 {
-	settled_partners();
+	partners();
 	publish_odd_card(0, &sites[A].port, 1);
 	WAIT(peer_of(B, C) && !strcmp(peer_of(B, C)->name, "odd"));
 	close_mesh(&sites[C]);
@@ -710,7 +704,7 @@ static const struct reach_result *result_for(const struct reached *r, uint16_t p
 static void a_neighbour_says_how_each_address_of_ours_answered(void **state)
 {
 	struct reached r = {0};
-	settled_partners();
+	partners();
 	/* where it is, where nothing listens, and where Abeille is; weights where Bourdon is */
 	publish_odd_card(sites[B].port, (const uint16_t[]){sites[C].port, 1, sites[A].port}, 3);
 	WAIT(peer_of(B, C) && !strcmp(peer_of(B, C)->name, "odd"));
@@ -737,7 +731,7 @@ static void a_neighbour_says_how_each_address_of_ours_answered(void **state)
 static void who_asks_too_often_is_told_so(void **state)
 {
 	struct reached first = {0}, second = {0}, later = {0};
-	settled_partners();
+	partners();
 	assert_int_equal(mesh_reach(sites[C].mesh, sites[B].keys.node, on_reached, &first), 0);
 	assert_int_equal(mesh_reach(sites[C].mesh, sites[B].keys.node, on_reached, &second), 0);
 	WAIT(first.calls && second.calls);
@@ -754,7 +748,7 @@ static void who_cannot_be_asked_is_an_error(void **state)
 {
 	struct reached r = {0};
 	assert_int_equal(mesh_reach(sites[B].mesh, sites[C].keys.node, on_reached, &r), ERR_UNREACHABLE);
-	settled_partners();
+	partners();
 	assert_int_equal(mesh_reach(sites[B].mesh, sites[C].keys.node, on_reached, &r), 0);
 	close_mesh(&sites[B]);
 	assert_int_equal(r.calls, 1);
