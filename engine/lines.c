@@ -7,7 +7,7 @@
 
 #define GATHER_US_MAX 3000     /* and no longer than an eighth of what the urgent rows take */
 #define NEWS 0.25              /* what the latest batch counts in a moving average */
-#define FORGET 0.995           /* an estimate that keeps a size from being tried fades, so that it is tried again: one part of forty or so */
+#define FORGET 0.998           /* an estimate that keeps a size from being tried fades, so that it is tried again: one part of a hundred or so */
 #define KERNEL_ROWS 4          /* matrix kernels work by so many rows; sizes between two that were measured are multiples of it */
 
 int lines_init(struct lines *lines, struct sessions *sessions, size_t n_shards)
@@ -159,6 +159,8 @@ static uint32_t part_limit(struct pace *pace, int64_t now)
 
 	if (!pace->urgent_at || now - pace->urgent_at > LINES_URGENT_US)
 		return SHARD_ROWS_MAX;
+	if (most < pace->unfelt_us)
+		most = pace->unfelt_us;
 	for (unsigned i = 1; i < LINES_PARTS && guess > 0; i++) {
 		more = pace->part_us[i] > 0 ? pace->part_us[i] : 2 * guess;
 		if (more > most) {

@@ -6,9 +6,9 @@
  * never stops those who are answered, and they never stop it.
  *
  * How many rows of a prompt: while somebody is being answered only so many that this takes no longer than PROMPT_SHARE of what the
- * urgent rows take, by what earlier batches took; LINES_PART_MIN at least. Otherwise as many as a batch has. Blocks are cut and
- * joined for that, where shard_joins() found that a row's bits do not depend on how many come with it (DESIGN D2); elsewhere each is
- * computed whole.
+ * urgent rows take, by what earlier batches took, or than what nobody feels; LINES_PART_MIN at least. Otherwise as many as a batch
+ * has. Blocks are cut and joined for that, where shard_joins() found that a row's bits do not depend on how many come with it (DESIGN
+ * D2); elsewhere each is computed whole.
  *
  * Urgent rows of sequences that follow each other are one batch. A prompt that stands between two of them gives its first row, so
  * that they are not two.
@@ -21,9 +21,10 @@
 #include "engine/shard.h"
 
 #define LINES_BYTES_MAX (32u << 20)       /* when more waits, the server reads no more frames for a while */
-#define LINES_PART_MIN 2u                 /* where matrices are bound by arithmetic, four take twice as long as one: more than the share */
-#define LINES_PARTS 6                     /* 2, 4, 8, 16, 32 and 64 rows are measured */
-#define LINES_PROMPT_SHARE 1.75
+#define LINES_PART_MIN 1u
+#define LINES_PARTS 7                     /* 1, 2, 4, 8, 16, 32 and 64 rows are measured */
+#define LINES_PROMPT_SHARE 1.5
+#define LINES_UNFELT_US 20000.0           /* nobody reads so fast that so much more between two words is felt; of all layers together */
 #define LINES_URGENT_US 1000000           /* so long after an urgent row prompts still make room */
 
 struct waiting {
@@ -44,6 +45,7 @@ struct line {
 
 struct pace {                             /* of one shard; microseconds, moving averages, 0: not known */
 	uint32_t joins;                   /* shard_joins() */
+	double unfelt_us;                 /* this shard's part of LINES_UNFELT_US */
 	double urgent_us, part_us[LINES_PARTS];
 	int64_t urgent_at;
 };

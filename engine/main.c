@@ -34,7 +34,7 @@
 #endif
 
 #define DAEMON_FD 3
-#define SPIN_COUNT "1000"
+#define SPIN_COUNT "4000"
 
 /* libgomp reads its environment when it is loaded, before main(). With its default an idle engine's threads spin and take the
  * cores from the engine that works: 20 instead of 37 tokens a second (DESIGN D1). The daemon sets it; anyone else is

@@ -38,7 +38,7 @@ static bool may_know(const char *entry)
 static void make_environment(char **out)
 {
 	/* An idle engine's threads must not steal the cores of the one that works (DESIGN D1: 20 instead of 37 tokens a second). */
-	static char spin[] = "GOMP_SPINCOUNT=1000";
+	static char spin[] = "GOMP_SPINCOUNT=4000";
 	size_t n = 0;
 	for (char **entry = environ; *entry && n < ENVIRONMENT_MAX - 2; entry++)
 		if (may_know(*entry))

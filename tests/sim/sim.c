@@ -1,7 +1,10 @@
 /* sim.c: seeds, the processes that run them, and the report.
  *
- *   simulate [--seeds N] [--first SEED] [--jobs N]      N worlds; the first seed that fails is told, with the command that repeats it
- *   simulate --seed SEED [--trace | --trace-frames]     one world, told step by step
+ *   simulate [--seeds N] [--first SEED] [--large N] [--jobs N]
+ *                                                   N worlds, less those of 200 nodes after so many of them; the first seed that fails is
+ *                                                   told, with the command that repeats it
+ *   simulate --seed SEED [--trace | --trace-frames]
+ *                                                   one world, told step by step
  *
  * Exit status: 0 all hold, 1 some seed failed, 2 wrong usage.
  *
@@ -312,7 +315,7 @@ static int many(uint64_t first, uint64_t seeds, unsigned jobs, unsigned failures
 
 static int usage(void)
 {
-	fprintf(stderr, "Usage: %s [--seeds N] [--first SEED] [--jobs N] [--failures N]\n"
+	fprintf(stderr, "Usage: %s [--seeds N] [--first SEED] [--large N] [--jobs N] [--failures N]\n"
 			"       %s --seed SEED [--trace | --trace-frames]\n", program, program);
 	return 2;
 }
@@ -321,7 +324,7 @@ int main(int argc, char **argv)
 {
 	static const struct option options[] = {
 		{"seeds", required_argument, NULL, 'n'}, {"first", required_argument, NULL, 'f'}, {"jobs", required_argument, NULL, 'j'},
-		{"seed", required_argument, NULL, 's'}, {"failures", required_argument, NULL, 'F'}, {"trace", no_argument, NULL, 't'},
+		{"large", required_argument, NULL, 'l'}, {"seed", required_argument, NULL, 's'}, {"failures", required_argument, NULL, 'F'}, {"trace", no_argument, NULL, 't'},
 		{"trace-frames", no_argument, NULL, 'T'}, {NULL, 0, NULL, 0},
 	};
 	static struct randombytes_implementation random = {.implementation_name = sodium_name, .random = sodium_u32, .buf = sodium_buf};
@@ -329,8 +332,8 @@ int main(int argc, char **argv)
 	uint64_t seeds = given && *given ? strtoull(given, NULL, 10) : SEEDS, first = 1, seed = 0;
 	long cores = sysconf(_SC_NPROCESSORS_ONLN);
 	unsigned jobs = cores > 1 ? 2 : 1, failures = 1;
+	int large = -1, option;
 	bool one = false;
-	int option;
 	program = argv[0];
 	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
 		switch (option) {
@@ -339,6 +342,9 @@ int main(int argc, char **argv)
 			break;
 		case 'f':
 			first = strtoull(optarg, NULL, 10);
+			break;
+		case 'l':
+			large = atoi(optarg);
 			break;
 		case 'j':
 			jobs = (unsigned)strtoul(optarg, NULL, 10);
@@ -371,7 +377,7 @@ int main(int argc, char **argv)
 	if (!one) {
 		if (seeds == SEEDS)
 			alarm(CHECK_SECONDS);
-		return many(first, seeds, jobs, failures, seeds == SEEDS ? LARGE_IN_CHECK : INT_MAX);
+		return many(first, seeds, jobs, failures, large >= 0 ? large : seeds == SEEDS ? LARGE_IN_CHECK : INT_MAX);
 	}
 	struct totals t = {0};
 	sim_tracing_frames &= sim_tracing;

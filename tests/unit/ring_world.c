@@ -500,6 +500,7 @@ void world_init(struct world *w, uint64_t seed, size_t n_nodes)
 	memset(w, 0, sizeof *w);
 	w->random = seed;
 	w->n_nodes = n_nodes;
+	w->tick_ms = 250;
 	memset(w->model, 0x4d, KEY_BYTES);
 	for (size_t i = 0; i < n_nodes; i++) {
 		struct world_node *node = &w->nodes[i];
@@ -567,7 +568,7 @@ static void step(struct world *w)
 		return;
 	}
 	w->ms = w->next_tick;
-	w->next_tick += 250;
+	w->next_tick += w->tick_ms;
 	for (size_t i = 0; i < w->n_nodes; i++) {
 		struct world_node *node = &w->nodes[i];
 		if (node->engine_back_at && w->ms >= node->engine_back_at) {

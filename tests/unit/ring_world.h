@@ -61,7 +61,7 @@ struct world {
 	bool down[WORLD_NODES][WORLD_NODES];
 	uint64_t last_at[2 * WORLD_NODES + WORLD_NODES * WORLD_NODES];
 	unsigned full_permille;                /* how often a link's queue is full */
-	uint64_t next_tick;
+	uint64_t next_tick, tick_ms;
 	/* Sees each frame between nodes before it travels: 0 drops it, n lets it arrive n times. */
 	unsigned (*filter)(struct world *world, size_t from, size_t to, const struct frame *frame);
 	void *user;
