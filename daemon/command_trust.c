@@ -237,6 +237,11 @@ void command_join(void *arg, struct control_request *r, yyjson_val *args)
 		err = ERR_DENIED;
 		snprintf(why, sizeof why, N_("only the node with an association's steward key can join as a partner"));
 	}
+	if (!err && (err = records_save_now(d))) {               /* before the invitation is used up */
+		control_fail(r, err, N_("make room, then use the invitation: it is still good"), N_("%s/records cannot be written: %s"), d->home, err_str(err));
+		free(j);
+		return;
+	}
 	if (!err)
 		err = mesh_join(d->mesh, &j->invitation, on_joined, j);
 	if (err) {

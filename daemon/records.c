@@ -384,6 +384,12 @@ int records_on_join(void *arg, enum invitation_role role, const uint8_t node[KEY
 	uint64_t now = daemon_now(d);
 	const struct record *r = trust_find(d->trust, RECORD_ROSTER, d->keys.association, d->keys.association, now);
 	struct roster_body roster = {0};
+	uint8_t member_of[KEY_BYTES];
+	/* On two rosters, and without a card yet that says which one it goes by, it would be nobody's and be let in nowhere. */
+	if (!trust_admits(d->trust, node, now) && !trust_association_of(d->trust, node, now, member_of) && memcmp(member_of, d->keys.association, KEY_BYTES)) {
+		log_warning("a node that asks to join is on the roster of %s: it is not taken in", trust_association_name(d->trust, member_of));
+		return ERR_DENIED;
+	}
 	if (!r || roster_read(r, &roster))
 		return ERR_DENIED;
 	int err = 0;

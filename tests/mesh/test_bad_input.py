@@ -452,6 +452,20 @@ class Joining(unittest.TestCase):
         other = self.port(self.autre)
         self.assertEqual(self.nid.essaim("join", self.url(other, self.port(self.ruche)))["association_name"], "Ruche")
 
+    def test_a_home_that_takes_nothing_costs_the_invitation_nothing(self):
+        url, records = self.url(), os.path.join(self.nid.home, "records")
+        os.rename(records, records + ".away")
+        with open(records, "w"):
+            pass
+        try:
+            error = self.nid.essaim("join", url, ok=False)["error"]
+        finally:
+            os.unlink(records)
+            os.rename(records + ".away", records)
+        self.assertIn("records cannot be written", error["message"])
+        self.assertIn("still good", error["remedy"])
+        self.assertEqual(self.nid.essaim("join", url)["association_name"], "Ruche")
+
     def test_an_invitation_that_was_used_is_said_to_be_and_one_that_was_altered(self):
         url = self.url()
         self.nid.essaim("join", url)
