@@ -283,7 +283,7 @@ static void an_engine_knows_nothing_of_the_daemon_but_descriptor_3(void **state)
 	render(&b, "environment CREDENTIALS_DIRECTORY");
 	assert_int_equal(b.rendered[0], FAKE_UNDEFINED);
 	render(&b, "environment GOMP_SPINCOUNT");
-	assert_int_equal(b.rendered[0], 1000);
+	assert_int_equal(b.rendered[0], 4000);
 	render(&b, "options");
 	static const char options[] = "--memory-max 123456789";
 	assert_int_equal(b.n_tokens, strlen(options));
