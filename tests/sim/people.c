@@ -359,9 +359,7 @@ static void join(struct node *node, const char *url, size_t association, enum in
 	assert(j);
 	*j = (struct joining){.node = node, .association = association, .role = role};
 	must(invitation_parse(url, &invitation, why, sizeof why), "an invitation");
-	int err = records_save_now(daemon_of(node));       /* as command_join() does */
-	if (!err)
-		err = mesh_join(daemon_of(node)->mesh, &invitation, on_joined, j);
+	int err = mesh_join(daemon_of(node)->mesh, &invitation, on_joined, j);
 	sim_trace(node, "uses an invitation of %s%s", sim.associations[association].name, err ? ", in vain" : "");
 	if (err)
 		free(j);
