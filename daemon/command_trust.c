@@ -237,6 +237,13 @@ void command_join(void *arg, struct control_request *r, yyjson_val *args)
 		err = ERR_DENIED;
 		snprintf(why, sizeof why, N_("only the node with an association's steward key can join as a partner"));
 	}
+	if (!err && j->invitation.role == INVITATION_NODE && !sodium_is_zero(d->keys.association, KEY_BYTES) &&
+	    memcmp(d->keys.association, j->invitation.association, KEY_BYTES)) {
+		control_fail(r, ERR_DENIED, N_("make it leave that one first (essaim leave): the invitation is still good"), N_("this node belongs to %s"),
+			     trust_association_name(d->trust, d->keys.association));
+		free(j);
+		return;
+	}
 	if (!err && (err = records_save_now(d))) {               /* before the invitation is used up */
 		control_fail(r, err, N_("make room, then use the invitation: it is still good"), N_("%s/records cannot be written: %s"), d->home, err_str(err));
 		free(j);

@@ -143,6 +143,10 @@ class Association(unittest.TestCase):
         four.essaim("join", five.essaim("invite", "--node")["url"])
         self.restart(four)
         wait_for("Quatre to be back", lambda: self.links(four) >= {"Cinq"})
+        # Whoever belongs to one association is not taken into another.
+        refused = four.essaim("join", six.essaim("invite", "--node")["url"], ok=False)["error"]
+        self.assertIn("belongs to Quatre", refused["message"])
+        self.assertIn("essaim leave", refused["remedy"])
 
     def later(self, seconds):
         if not hasattr(self, "end"):
