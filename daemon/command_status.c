@@ -117,18 +117,26 @@ static bool warn_of_its_end(const struct record *record, void *arg)
 	struct ending_agreements *e = arg;
 	struct daemon *d = e->daemon;
 	bool granted = !memcmp(record->association, d->keys.association, KEY_BYTES);
-	if ((!granted && memcmp(record->subject, d->keys.association, KEY_BYTES)) || record->expires <= e->now ||
-	    record->expires >= e->now + EXPIRY_WARNING_S || !trust_agreement_in_force(d->trust, record->association, record->subject, e->now))
+	bool over = record->expires <= e->now;
+	/* Also one that has ended, as long as it is remembered: whoever uses it is refused, and would look for the reason elsewhere. */
+	if ((!granted && memcmp(record->subject, d->keys.association, KEY_BYTES)) || record->expires >= e->now + EXPIRY_WARNING_S ||
+	    !trust_agreement_in_force(d->trust, record->association, record->subject, over ? TRUST_ANY_TIME : e->now))
 		return true;
 	const char *other = trust_association_name(d->trust, granted ? record->subject : record->association);
-	unsigned long long days = (record->expires - e->now) / 86400;
+	unsigned long long days = over ? 0 : (record->expires - e->now) / 86400;
 	yyjson_mut_val *w;
 	if (granted) {
 		w = warning(e->doc, e->array, false, "renew it, where the steward key is: essaim agreement offer ASSOCIATION; they accept it again");
-		control_say(e->doc, w, "text", "the agreement that lets %s use this association's nodes ends in %llu days", other, days);
+		if (over)
+			control_say(e->doc, w, "text", "the agreement that let %s use this association's nodes has ended", other);
+		else
+			control_say(e->doc, w, "text", "the agreement that lets %s use this association's nodes ends in %llu days", other, days);
 	} else {
 		w = warning(e->doc, e->array, false, "ask them for a new offer, then: essaim agreement accept ASSOCIATION");
-		control_say(e->doc, w, "text", "the agreement that lets this association use %s's nodes ends in %llu days", other, days);
+		if (over)
+			control_say(e->doc, w, "text", "the agreement that let this association use %s's nodes has ended", other);
+		else
+			control_say(e->doc, w, "text", "the agreement that lets this association use %s's nodes ends in %llu days", other, days);
 	}
 	return true;
 }
@@ -225,7 +233,7 @@ void command_warnings_into(struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val
 		control_say(doc, w, "text", "%s has no memory of its own, so nothing goes there before you say how much it may take", stage_device(d->stage)->device.name);
 	}
 	struct ending_agreements ending = {d, doc, array, now};
-	trust_each(d->trust, RECORD_AGREEMENT, warn_of_its_end, &ending);
+	trust_each_at(d->trust, RECORD_AGREEMENT, TRUST_ANY_TIME, warn_of_its_end, &ending);
 	for (size_t i = 0; i < d->n_models; i++) {
 		const struct residency *m = &d->models[i];
 		const struct manifest_body *manifest = store_manifest(d->store, m->model);

@@ -409,6 +409,9 @@ void command_agreement_accept(void *arg, struct control_request *r, yyjson_val *
 	if (err == ERR_UNKNOWN)
 		control_fail(r, err, "ask them to run: essaim agreement offer", "%s has offered nothing that is still open",
 			     trust_association_name(d->trust, association));
+	else if (err == ERR_CLOCK)
+		control_fail(r, err, N_("compare `date` here and there; when both are right, they offer it again"),
+			     N_("the agreement cannot be answered now: a record of yours or theirs was signed in the future, so a clock is or was wrong"));
 	else if (err)
 		control_fail(r, err, err == ERR_DENIED ? command_steward_remedy : NULL, "the agreement cannot be accepted: %s", err_str(err));
 	else

@@ -337,6 +337,9 @@ int records_accept(struct daemon *d, const uint8_t grantor[KEY_BYTES], bool decl
 	const struct record *agreement = trust_find(d->trust, RECORD_AGREEMENT, grantor, d->keys.association, now);
 	if (!agreement)
 		return ERR_UNKNOWN;
+	/* Dated later than that, as it must be, nobody else would take ours. */
+	if (agreement->issued >= now + RECORD_FUTURE_S)
+		return ERR_CLOCK;
 	struct acceptance_body acceptance = {.declined = declined};
 	memcpy(acceptance.agreement, agreement->hash, KEY_BYTES);
 	struct record head = records_head(d, RECORD_ACCEPTANCE, grantor, agreement->expires > now ? agreement->expires - now : 0);

@@ -62,7 +62,7 @@ static int append_hashes(struct gossip *g, struct gossip_peer *p, struct buf *ta
 	int err = bucket_head(tail, kind, association, 0);
 	for (uint32_t i = b ? b->first : INDEX_END; !err && i != INDEX_END; i = g->index.records[i].next) {
 		const uint8_t *hash = g->index.records[i].hash;
-		if (!gossip_index_shows(g->config.trust, kind, hash, p->node, clock.now))
+		if (!gossip_index_shows(b, g->config.trust, hash, p->node, clock.now))
 			continue;
 		err = buf_append(tail, hash, KEY_BYTES);
 		count++;
@@ -211,6 +211,18 @@ int gossip_on_digest(struct gossip *g, struct gossip_peer *p, const struct frame
 	return err == -ENOMEM ? 0 : err;
 }
 
+/* It asks what we said last, for it cannot let us in by what it has. */
+static void say_last_word(struct gossip *g, struct gossip_peer *p, struct gossip_clock clock)
+{
+	uint8_t association[KEY_BYTES];
+	struct buf frame;
+	buf_init(&frame, FRAME_MAX);
+	if (!trust_association_of(g->config.trust, p->node, clock.now, association) &&
+	    !gossip_last_word(&frame, g->config.trust, g->config.association, association, clock.now))
+		g->config.send(g->config.arg, p->node, &frame);
+	buf_release(&frame);
+}
+
 int gossip_on_want(struct gossip *g, struct gossip_peer *p, const struct frame *f, struct gossip_clock clock)
 {
 	if (f->tail_length % KEY_BYTES)
@@ -219,6 +231,10 @@ int gossip_on_want(struct gossip *g, struct gossip_peer *p, const struct frame *
 		return ERR_LIMIT;
 	if (!may_ask(p, clock.ms))
 		return 0;
+	if (!f->tail_length) {
+		say_last_word(g, p, clock);
+		return 0;
+	}
 	struct buf tail;
 	buf_init(&tail, FRAME_TAIL_MAX);
 	size_t sent = 0;

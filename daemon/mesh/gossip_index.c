@@ -109,6 +109,9 @@ int gossip_index_update(struct gossip_index *index, const struct trust *trust)
 	index->n_buckets = index->n_records = 0;
 	memset(index->table, 0, sizeof index->table);
 	trust_each(trust, 0, add_record, &m);
+	trust_each_last_word(trust, add_record, &m);
+	for (size_t i = 0; i < index->n_buckets; i++)
+		index->buckets[i].own = !trust_in_reach(trust, index->buckets[i].association);
 	if (m.err)
 		return m.err;
 	qsort(index->buckets, index->n_buckets, sizeof *index->buckets, compare_buckets);
@@ -133,14 +136,14 @@ const struct bucket *gossip_index_find(const struct gossip_index *index, uint8_t
 }
 
 /* Only these are not for everybody: the rest need not be looked at one by one. */
-static bool is_restricted(uint8_t kind)
+static bool is_restricted(const struct bucket *bucket)
 {
-	return kind == RECORD_MANIFEST || kind == RECORD_RECEIPT;
+	return bucket->own || bucket->kind == RECORD_MANIFEST || bucket->kind == RECORD_RECEIPT;
 }
 
-bool gossip_index_shows(const struct trust *trust, uint8_t kind, const uint8_t hash[KEY_BYTES], const uint8_t viewer[KEY_BYTES], uint64_t now)
+bool gossip_index_shows(const struct bucket *bucket, const struct trust *trust, const uint8_t hash[KEY_BYTES], const uint8_t viewer[KEY_BYTES], uint64_t now)
 {
-	if (!is_restricted(kind))
+	if (!is_restricted(bucket))
 		return true;
 	const struct record *r = trust_by_hash(trust, hash);
 	return r && trust_may_see(trust, r, viewer, now);
@@ -150,14 +153,14 @@ bool gossip_index_view(const struct gossip_index *index, const struct bucket *bu
 		       const uint8_t viewer[KEY_BYTES], uint64_t now, uint32_t *count, uint8_t digest[BUCKET_SUM_BYTES])
 {
 	*count = bucket->count;
-	if (!is_restricted(bucket->kind)) {
+	if (!is_restricted(bucket)) {
 		sum_digest(bucket->sum, bucket->count, digest);
 		return *count > 0;
 	}
 	uint64_t sum[4] = {0};
 	*count = 0;
 	for (uint32_t i = bucket->first; i != INDEX_END; i = index->records[i].next) {
-		if (!gossip_index_shows(trust, bucket->kind, index->records[i].hash, viewer, now))
+		if (!gossip_index_shows(bucket, trust, index->records[i].hash, viewer, now))
 			continue;
 		sum_add(sum, index->records[i].hash);
 		++*count;

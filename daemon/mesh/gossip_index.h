@@ -13,6 +13,7 @@
 struct bucket {
 	uint8_t kind;
 	uint8_t association[KEY_BYTES];
+	bool own;                          /* of an association out of reach: for the nodes of our own only */
 	uint32_t count;
 	uint64_t sum[4];                   /* of the hashes, modulo 2^256 */
 	uint32_t first;                    /* its first record, INDEX_END: none */
@@ -43,7 +44,7 @@ bool gossip_index_view(const struct gossip_index *index, const struct bucket *bu
 void gossip_index_root(const struct gossip_index *index, const struct trust *trust, const uint8_t viewer[KEY_BYTES], uint64_t now,
 		       uint8_t root[KEY_BYTES]);
 const struct bucket *gossip_index_find(const struct gossip_index *index, uint8_t kind, const uint8_t association[KEY_BYTES]);
-/* May this neighbour see this record (one of trust's, by hash)? */
-bool gossip_index_shows(const struct trust *trust, uint8_t kind, const uint8_t hash[KEY_BYTES], const uint8_t viewer[KEY_BYTES], uint64_t now);
+/* May this neighbour see this record of that bucket? */
+bool gossip_index_shows(const struct bucket *bucket, const struct trust *trust, const uint8_t hash[KEY_BYTES], const uint8_t viewer[KEY_BYTES], uint64_t now);
 
 #endif

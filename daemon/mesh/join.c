@@ -157,19 +157,12 @@ static int read_join(const struct frame *frame, enum invitation_role *role)
 /* The joiner's association is believed from here on: whoever holds the invitation's secret speaks for it. */
 static int take_partner(struct mesh *mesh, struct port *port, const struct frame *frame)
 {
-	const uint8_t *association = port->association;
-	if (!memcmp(association, mesh->config.keys->association, KEY_BYTES))
+	if (!memcmp(port->association, mesh->config.keys->association, KEY_BYTES))
 		return ERR_DENIED;
-	bool known = trust_in_reach(mesh->config.trust, association);
-	int err = trust_introduce(mesh->config.trust, association);
-	if (err)
-		return err;
-	err = take_records(mesh, frame, port->node);
+	int err = trust_introduce(mesh->config.trust, port->association);
 	if (!err)
-		err = trust_admits(mesh->config.trust, port->node, mesh_now(mesh));
-	if (err && !known)
-		trust_forget(mesh->config.trust, association);
-	return err;
+		err = take_records(mesh, frame, port->node);
+	return err ? err : trust_admits(mesh->config.trust, port->node, mesh_now(mesh));
 }
 
 static int answer(struct mesh *mesh, struct port *port)
@@ -200,6 +193,7 @@ static int invited_frame(struct port *port, const struct frame *frame)
 		return err;
 	if (role != port->invited_as)
 		return ERR_DENIED;
+	bool known = trust_in_reach(mesh->config.trust, port->association);
 	if (role == INVITATION_PARTNER)
 		err = take_partner(mesh, port, frame);
 	if (!err && mesh->config.on_join)
@@ -211,6 +205,9 @@ static int invited_frame(struct port *port, const struct frame *frame)
 		gossip_accept(mesh->gossip, port->card.data, port->card.length, port->node, mesh_clock(mesh));
 	if (!err)
 		err = answer(mesh, port);
+	/* Nobody there knows of us: nothing that they say later would reach us. */
+	if (err && role == INVITATION_PARTNER && !known)
+		trust_forget(mesh->config.trust, port->association);
 	char who[2 * NAME_SIZE + 4];
 	if (err)
 		log_warning("a joiner at %s cannot be taken in: %s", link_address(port->link), err_str(err));

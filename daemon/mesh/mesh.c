@@ -116,8 +116,10 @@ void mesh_work_soon(struct mesh *mesh)
 static void look_at_clock(struct mesh *mesh)
 {
 	int64_t ahead = (int64_t)mesh_now(mesh) - (int64_t)(mesh_ms(mesh) / 1000), by = ahead - mesh->clock_ahead;
-	if (mesh->clock_ahead && (by > CLOCKS_DIFFER_MAX_S || by < -CLOCKS_DIFFER_MAX_S))
+	if (mesh->clock_ahead && (by > CLOCKS_DIFFER_MAX_S || by < -CLOCKS_DIFFER_MAX_S)) {
 		neighbours_relink(mesh);
+		mesh->agreed_ms = 0;
+	}
 	mesh->clock_ahead = ahead;
 }
 
@@ -206,6 +208,7 @@ int mesh_open(struct mesh **out, const struct mesh_config *config, char *why, si
 		.trust = config->trust, .send = gossip_send, .random = gossip_random, .changed = gossip_changed, .arg = mesh,
 	};
 	memcpy(gossip.node, config->keys->node, KEY_BYTES);
+	memcpy(gossip.association, config->keys->association, KEY_BYTES);
 	mesh->gossip = gossip_new(&gossip);
 	mesh->dialing = dialing_new(config->keys->node);
 	mesh->link_config = (struct link_config){
@@ -368,9 +371,11 @@ size_t mesh_peers(const struct mesh *mesh, struct mesh_peer *out, size_t max)
 	return l.n;
 }
 
+#define AGREED_MS 600000
+
 bool mesh_agrees(const struct mesh *mesh)
 {
-	size_t agree = 0, differ = 0;
+	size_t agree = mesh->agreed_ms && mesh_ms(mesh) < mesh->agreed_ms + AGREED_MS, differ = 0;
 	for (size_t i = 0; i < mesh->n_neighbours; i++) {
 		agree += mesh->neighbours[i]->up;
 		differ += !mesh->neighbours[i]->up && neighbours_clock_differs(mesh->neighbours[i]);

@@ -47,7 +47,8 @@ int mesh_publish(struct mesh *mesh, const uint8_t *record, size_t n);
 /* To a neighbour; takes the frame on success. ERR_UNREACHABLE when there is no such link now. */
 int mesh_send(struct mesh *mesh, const uint8_t node[KEY_BYTES], enum link_kind kind, struct buf *frame);
 bool mesh_is_up(const struct mesh *mesh, const uint8_t node[KEY_BYTES]);
-/* More nodes' clocks agree with ours, since a link stands, than differ. */
+/* More nodes' clocks agree with ours, since a link stands, than differ. One that came a moment ago counts, too, though it was only told what it
+ * lacks: whoever revoked the only agreement it had, or whose records have ended, has no neighbour to ask. */
 bool mesh_agrees(const struct mesh *mesh);
 double mesh_rtt_ms(const struct mesh *mesh, const uint8_t node[KEY_BYTES]);    /* 0: unknown */
 

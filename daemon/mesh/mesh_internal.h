@@ -3,6 +3,7 @@
  *   mesh.c          opening, closing, the tick, what others ask
  *   neighbours.c    links coming and going, who is let in, which of two is kept, what frame goes where
  *   join.c          the use of an invitation, on both sides
+ *   lapsed.c        what is told to nodes whose records, or ours in their eyes, have ended by time
  *   probe.c         whether others can reach us: asking, and dialling for who asks
  *   gossip*.c, dialing.c, reach.c   pure
  *
@@ -29,6 +30,7 @@ enum port_role {
 	PORT_JOINER,                       /* we use an invitation */
 	PORT_INVITED,                      /* the other side uses one of ours */
 	PORT_PROBE,                        /* we see for a neighbour whether it can be reached */
+	PORT_LAPSED,                       /* to a node that would be let in if nothing ended by time */
 };
 
 struct port {                              /* what the mesh knows of one link; the link's user */
@@ -42,12 +44,12 @@ struct port {                              /* what the mesh knows of one link; t
 	char address[ADDRESS_SIZE];        /* dialled */
 	char why[TROUBLE_SIZE];            /* what we have against the node that answered; "" nothing */
 	uint64_t up_ms;
+	uint64_t deadline_ms;              /* of all but PORT_NEIGHBOUR */
 	/* PORT_INVITED */
 	enum invitation_role invited_as;
 	uint8_t invitation[16], association[KEY_BYTES];
 	struct buf card;
 	bool answered;
-	uint64_t deadline_ms;
 	/* PORT_PROBE */
 	struct probing *probing;
 	size_t probe;                      /* which of its results */
@@ -96,6 +98,7 @@ struct mesh {
 	uint64_t expire_ms, targets_ms, clock_warned_ms;
 	uint64_t generation;               /* of trust, when others were told last */
 	uint64_t grounds;                  /* of trust, as of the last recheck */
+	uint64_t agreed_ms;                /* when a node last dialled or answered whose clock agrees with ours; 0: none, or ours was set since */
 	int64_t clock_ahead;               /* seconds, of the wall clock before the loop's, at the last tick; 0: no tick yet */
 	struct joining *joining;
 	size_t n_join_failures;
@@ -142,6 +145,12 @@ void join_frame(struct port *port, const struct frame *frame);
 void join_closed(struct port *port, int why, const char *detail);
 void join_tick(struct mesh *mesh);
 void join_cancel(struct mesh *mesh);
+
+/* lapsed.c */
+void lapsed_say_last_word(struct mesh *mesh, struct link *link, const uint8_t association[KEY_BYTES]);
+void lapsed_up(struct port *port, const uint8_t association[KEY_BYTES]);      /* association: of the other side's card */
+void lapsed_frame(struct port *port, const struct frame *frame);
+void lapsed_closed(struct port *port);
 
 /* probe.c */
 int probe_frame(struct port *port, const struct frame *frame);

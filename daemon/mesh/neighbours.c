@@ -76,10 +76,16 @@ static bool is_ours(const struct mesh *mesh, const uint8_t node[KEY_BYTES])
 	return !trust_admits(mesh->config.trust, node, mesh_now(mesh)) || !trust_admits(mesh->config.trust, node, TRUST_ANY_TIME);
 }
 
+static uint64_t clocks_differ_by(const struct mesh *mesh, const struct link_peer *peer)
+{
+	uint64_t now = mesh_now(mesh);
+	return peer->time > now ? peer->time - now : now - peer->time;
+}
+
 /* Unless both clocks agree roughly, "expired" and "not yet" mean nothing. Said to people when a node that we know says so. */
 static int check_clock(struct mesh *mesh, const struct link_peer *peer, const uint8_t node[KEY_BYTES], char *why, size_t why_size)
 {
-	uint64_t now = mesh_now(mesh), off = peer->time > now ? peer->time - now : now - peer->time;
+	uint64_t now = mesh_now(mesh), off = clocks_differ_by(mesh, peer);
 	struct neighbour *known = neighbours_find(mesh, node);
 	if (known) {
 		known->clock_known = true;
@@ -141,6 +147,7 @@ enum answer {
 	ANSWER_NOTHING,
 	ANSWER_CLOCK,                      /* nothing is wrong with it but its clock: it is to see ours and say so */
 	ANSWER_LAST_WORD,                  /* it may not know that our association has ended what there was: trust_owes() */
+	ANSWER_LAPSED,                     /* it would be let in if nothing ended by time: see lapsed.c */
 };
 
 /* All that can be said about a node from its handshake. psk: for a joiner of ours; NULL where we dialled. */
@@ -170,6 +177,7 @@ static int check_peer(struct mesh *mesh, const struct link_peer *peer, struct re
 	err = peer->invited ? 0 : trust_admits(mesh->config.trust, card->subject, mesh_now(mesh));
 	if (err) {
 		snprintf(why, why_size, "no roster in force that is known here names it");
+		*answer = ANSWER_LAPSED;
 		return err;
 	}
 	err = record_is_current(card, mesh_now(mesh));
@@ -185,23 +193,19 @@ int neighbours_admit(void *owner, const struct link_peer *peer, uint8_t psk[CHAN
 	char why[160] = "";
 	enum answer answer;
 	int err = check_peer(mesh, peer, &card, psk, &answer, why, sizeof why);
-	if (answer == ANSWER_CLOCK || (answer == ANSWER_LAST_WORD && peer->kind == LINK_BULK))
-		return 0;                  /* the link ends as soon as it is up */
+	if (answer == ANSWER_CLOCK || (answer != ANSWER_NOTHING && peer->kind == LINK_BULK))
+		return 0;                  /* the link ends as soon as everything is said */
 	/* Strangers shall not fill the log. */
 	if (err)
 		log_debug("a node that dialled was not let in: %s", why);
 	return err;
 }
 
-static void say_last_word(struct mesh *mesh, struct link *link, const uint8_t node[KEY_BYTES])
+static void tell_the_owed(struct mesh *mesh, struct link *link, const uint8_t node[KEY_BYTES])
 {
 	uint8_t association[KEY_BYTES];
-	struct buf frame;
-	buf_init(&frame, FRAME_MAX);
-	if (trust_owes(mesh->config.trust, node, association) &&
-	    !gossip_last_word(&frame, mesh->config.trust, mesh->config.keys->association, association, mesh_now(mesh)))
-		link_send(link, &frame);
-	buf_release(&frame);
+	if (trust_owes(mesh->config.trust, node, association))
+		lapsed_say_last_word(mesh, link, association);
 }
 
 /* --- up and down --------------------------------------------------------------------------------- */
@@ -318,6 +322,16 @@ void neighbours_on_up(void *owner, struct link *link, const struct link_peer *pe
 		snprintf(why, sizeof why, "another node answers with that link key");
 		err = ERR_DENIED;
 	}
+	if ((!err || answer != ANSWER_NOTHING) && !peer->invited && clocks_differ_by(mesh, peer) < CLOCKS_DIFFER_MAX_S)
+		mesh->agreed_ms = mesh_ms(mesh);
+	if (answer == ANSWER_LAPSED && (port ? port->kind : link_kind(link)) == LINK_BULK && !memcmp(port ? port->node : card.subject, card.subject, KEY_BYTES)) {
+		if (!port)
+			port = accepted_port(mesh, link, peer, &card);
+		if (port) {
+			lapsed_up(port, card.association);
+			return;
+		}
+	}
 	if (!err && !port) {
 		port = accepted_port(mesh, link, peer, &card);
 		if (!port)
@@ -328,7 +342,7 @@ void neighbours_on_up(void *owner, struct link *link, const struct link_peer *pe
 		if (port)
 			text_copy(port->why, sizeof port->why, why);
 		if (answer == ANSWER_LAST_WORD)
-			say_last_word(mesh, link, card.subject);
+			tell_the_owed(mesh, link, card.subject);
 		link_close(link, answer == ANSWER_LAST_WORD ? 0 : err);         /* in peace: what was sent arrives */
 		return;
 	}
@@ -393,6 +407,8 @@ void neighbours_on_closed(void *owner, struct link *link, int why, const char *d
 		neighbour_closed(port, why, detail);
 	else if (port->role == PORT_PROBE)
 		probe_closed(port, why, detail);
+	else if (port->role == PORT_LAPSED)
+		lapsed_closed(port);
 	else
 		join_closed(port, why, detail);
 	port_free(port);
@@ -492,6 +508,10 @@ void neighbours_on_frame(void *owner, struct link *link, const struct frame *fra
 	struct mesh *mesh = owner;
 	struct port *port = link_user(link);
 	int err = 0;
+	if (port->role == PORT_LAPSED) {
+		lapsed_frame(port, frame);
+		return;
+	}
 	if (port->role != PORT_NEIGHBOUR) {
 		join_frame(port, frame);
 		return;

@@ -306,17 +306,6 @@ static bool names_the_owed(const struct trust *trust, const struct entry *e)
 	       trust_signer_may(trust, e, TRUST_ANY_TIME);
 }
 
-/* A revocation of what we had accepted, and by whom it is signed, are kept out of reach too: after a restart our acceptance would reach that
- * association again. */
-static bool ends_our_reach(const struct trust *trust, const struct entry *e)
-{
-	const uint8_t *own = trust->slots[0].key;
-	const struct entry *a = e->record.kind == RECORD_AGREEMENT ? e :
-				e->record.kind == RECORD_STEWARD ? trust_entry(trust, RECORD_AGREEMENT, e->record.association, own) : NULL;
-
-	return a && a->negative && !memcmp(a->record.subject, own, KEY_BYTES) && trust_signer_may(trust, e, TRUST_ANY_TIME);
-}
-
 static bool is_authority(enum record_kind kind)
 {
 	return kind == RECORD_STEWARD || kind == RECORD_ROSTER || kind == RECORD_AGREEMENT || kind == RECORD_ACCEPTANCE;
@@ -349,7 +338,7 @@ static int make_room(struct trust *trust, const struct entry *e, const struct en
 
 static bool has_a_say(const struct trust *trust, const struct entry *e, uint64_t now)
 {
-	return trust_authorised(trust, e, now) || trust_authorised(trust, e, TRUST_ANY_TIME);
+	return trust_authorised(trust, e, now) || trust_authorised(trust, e, TRUST_ANY_TIME) || trust_is_last_word(trust, e, TRUST_ANY_TIME);
 }
 
 /* What a node said of itself while its clock and ours were ahead, and may have forgotten since. Others do not even take it. */
@@ -454,6 +443,7 @@ static int accept_record(struct trust *trust, const uint8_t *bytes, size_t n, ui
 	struct roster_body roster = { 0 };
 	uint64_t judged = restoring ? TRUST_ANY_TIME : now;
 	uint8_t hash[KEY_BYTES];
+	bool last_word = false;
 	int err;
 
 	if (n > RECORD_MAX)
@@ -462,7 +452,7 @@ static int accept_record(struct trust *trust, const uint8_t *bytes, size_t n, ui
 	crypto_generichash(hash, sizeof hash, bytes, n, NULL, 0);
 	held = entry_by_hash(trust, hash);
 	if (held)
-		return trust_valid(trust, held, judged) || (held->slot == 0 && is_kept(held->record.kind)) ? 0 :
+		return trust_valid(trust, held, judged) || trust_is_last_word(trust, held, judged) || (held->slot == 0 && is_kept(held->record.kind)) ? 0 :
 		       trust_is_over(&held->record, now) ? ERR_EXPIRED : ERR_DENIED;
 	err = record_parse(&e.record, bytes, n);
 	if (!err && (!restoring || passes(e.record.kind)))
@@ -472,8 +462,11 @@ static int accept_record(struct trust *trust, const uint8_t *bytes, size_t n, ui
 	e.slot = trust_slot(trust, e.record.association);
 	if (e.slot == INDEX_NONE)
 		return ERR_DENIED;
-	if (!trust_authorised(trust, &e, judged) && !(restoring && ((e.slot == 0 && is_kept(e.record.kind)) || names_the_owed(trust, &e))))
-		return ERR_DENIED;
+	if (!trust_authorised(trust, &e, judged) && !(restoring && ((e.slot == 0 && is_kept(e.record.kind)) || names_the_owed(trust, &e)))) {
+		last_word = trust_may_be_last_word(trust, &e, judged);
+		if (!last_word)
+			return ERR_DENIED;
+	}
 	held = trust_entry(trust, e.record.kind, e.record.association, e.record.subject);
 	err = check_newer(trust, &e.record, held, judged);
 	if (err)
@@ -485,6 +478,8 @@ static int accept_record(struct trust *trust, const uint8_t *bytes, size_t n, ui
 	if (held && has_a_say(trust, held, now) && held->remember > e.remember)
 		e.remember = held->remember;
 	err = trust_decode(&e, &roster);
+	if (!err && last_word && !trust_is_last_word(trust, &e, judged))
+		err = ERR_DENIED;
 	if (!err)
 		err = make_room(trust, &e, held);
 	if (!err)
@@ -556,7 +551,7 @@ static bool is_spent(const struct trust *trust, const struct entry *e, uint64_t 
 		return false;
 	if (e->record.kind == RECORD_ROSTER && trust_handed_over(trust, &trust->slots[e->slot], now))
 		return false;
-	return !has_a_say(trust, e, now) && !names_the_owed(trust, e) && !ends_our_reach(trust, e);
+	return !has_a_say(trust, e, now) && !names_the_owed(trust, e);
 }
 
 /* Notes whether it is over; true when that has changed. */
@@ -603,7 +598,7 @@ size_t trust_expire(struct trust *trust, uint64_t now)
 			trust->due = end;
 	}
 	for (uint32_t i = 1; i < SLOTS_MAX; i++)
-		if (trust->slots[i].used && !trust->slots[i].in_reach && !trust->slots[i].kept && !trust->slots[i].owed && !trust->slots[i].introduced && !trust->slots[i].n_records)
+		if (trust->slots[i].used && !trust->slots[i].in_reach && !trust->slots[i].kept && !trust->slots[i].owed && !trust->slots[i].accepted && !trust->slots[i].introduced && !trust->slots[i].n_records)
 			slot_free(trust, i);
 	trust->generation += dropped || changed;
 	trust->grounds++;
@@ -666,5 +661,5 @@ const struct record *trust_by_hash(const struct trust *trust, const uint8_t hash
 {
 	const struct entry *e = entry_by_hash(trust, hash);
 
-	return e && trust_valid(trust, e, trust->now) ? &e->record : NULL;
+	return e && (trust_valid(trust, e, trust->now) || trust_is_last_word(trust, e, trust->now)) ? &e->record : NULL;
 }

@@ -66,6 +66,7 @@ const struct record *trust_find(const struct trust *trust, enum record_kind kind
 				const uint8_t subject[KEY_BYTES], uint64_t now);
 /* The sequence number that a new record of that place must pass: of the one held, in force or not; 0: none is. */
 uint64_t trust_sequence(const struct trust *trust, enum record_kind kind, const uint8_t association[KEY_BYTES], const uint8_t subject[KEY_BYTES]);
+/* Also of what trust_each_last_word() tells. */
 const struct record *trust_by_hash(const struct trust *trust, const uint8_t hash[KEY_BYTES]);
 /* Every record of a kind (0: all kinds) that was in force at the last accept or expire, in a stable order; stops when fn
  * returns false. fn must not change trust. */
@@ -73,6 +74,9 @@ void trust_each(const struct trust *trust, enum record_kind kind, bool (*fn)(con
 
 void trust_each_at(const struct trust *trust, enum record_kind kind, uint64_t now, bool (*fn)(const struct record *r, void *arg), void *arg);
 
+/* The last words of those whom a revocation put out of reach: that they revoked what we had accepted, and who may sign for them. They count for reach
+ * alone, and the nodes of our own association pass them on to each other, for not each of them may be told by a node of the other side. */
+void trust_each_last_word(const struct trust *trust, bool (*fn)(const struct record *r, void *arg), void *arg);
 /* The same for one subject, whatever the association: the manifests of a model, the approvals of it, ... */
 void trust_each_subject(const struct trust *trust, enum record_kind kind, const uint8_t subject[KEY_BYTES], uint64_t now,
 			bool (*fn)(const struct record *r, void *arg), void *arg);
@@ -92,7 +96,7 @@ int trust_admits(const struct trust *trust, const uint8_t node[KEY_BYTES], uint6
  * told to it when it comes: with the agreement the way ended by which it would have heard. */
 bool trust_owes(const struct trust *trust, const uint8_t node[KEY_BYTES], uint8_t association[KEY_BYTES]);
 /* May this record be sent to that node? Private manifests stay among the nodes of their association, receipts between the
- * two associations they are about. */
+ * two associations they are about, last words of others among the nodes of our own. */
 bool trust_may_see(const struct trust *trust, const struct record *record, const uint8_t node[KEY_BYTES], uint64_t now);
 
 /* May `user` (an association) have `grantor`'s nodes compute `model`? 0 and the terms (own association: priority 10, no

@@ -103,17 +103,20 @@ static void walk(struct walk *w, struct trust *trust, uint64_t now, size_t max)
 		follow(w, w->queue[i]);
 }
 
-/* Whom we no longer deal with by our own word, which they may not have heard. */
-static void note_owed(struct trust *trust, uint64_t now)
+/* Whom we no longer deal with by our own word, which they may not have heard; and whose word we took, which they may have taken back. */
+static void note_own_words(struct trust *trust, uint64_t now)
 {
 	for (size_t i = 0; i < SLOTS_MAX; i++)
-		trust->slots[i].owed = false;
+		trust->slots[i].owed = trust->slots[i].accepted = false;
 	for (uint32_t i = trust->slots[0].edges; i != INDEX_NONE; i = trust->entries[i]->edge_next) {
 		const struct entry *e = trust->entries[i];
-		uint32_t slot = e->negative && !trust_is_over(&e->record, now) ? trust_slot_make(trust, e->record.subject) : INDEX_NONE;
+		bool counts = !trust_is_over(&e->record, now) && (e->negative || e->record.kind == RECORD_ACCEPTANCE);
+		uint32_t slot = counts ? trust_slot_make(trust, e->record.subject) : INDEX_NONE;
 
-		if (slot != INDEX_NONE)
-			trust->slots[slot].owed = true;
+		if (slot == INDEX_NONE)
+			continue;
+		trust->slots[slot].owed |= e->negative;
+		trust->slots[slot].accepted |= !e->negative;
 	}
 }
 
@@ -122,7 +125,7 @@ void trust_reach(struct trust *trust, uint64_t now)
 	struct walk now_, any;
 	bool changed = false;
 
-	note_owed(trust, now);
+	note_own_words(trust, now);
 	walk(&now_, trust, now, TRUST_ASSOCIATIONS_MAX);
 	walk(&any, trust, TRUST_ANY_TIME, KEPT_MAX);
 	for (size_t i = 0; i < SLOTS_MAX; i++) {

@@ -196,6 +196,22 @@ bool trust_signer_may(const struct trust *trust, const struct entry *e, uint64_t
 	return false;
 }
 
+bool trust_may_be_last_word(const struct trust *trust, const struct entry *e, uint64_t now)
+{
+	const struct association *a = &trust->slots[e->slot];
+
+	if (!a->accepted || a->in_reach)
+		return false;
+	if (e->record.kind != RECORD_STEWARD && (e->record.kind != RECORD_AGREEMENT || memcmp(e->record.subject, trust->slots[0].key, KEY_BYTES)))
+		return false;
+	return !trust_is_over(&e->record, now) && trust_signer_may(trust, e, now);
+}
+
+bool trust_is_last_word(const struct trust *trust, const struct entry *e, uint64_t now)
+{
+	return (e->negative || e->record.kind == RECORD_STEWARD) && trust_may_be_last_word(trust, e, now);
+}
+
 bool trust_valid(const struct trust *trust, const struct entry *e, uint64_t now)
 {
 	return !trust_is_over(&e->record, now) && trust_authorised(trust, e, now);

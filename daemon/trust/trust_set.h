@@ -34,6 +34,7 @@ struct association {
 	bool used, in_reach, introduced;
 	bool kept;                             /* would be in reach if nothing ended by time: see trust.h */
 	bool owed;                             /* we revoked or declined: see trust_owes() */
+	bool accepted;                         /* our acceptance names it: see trust_is_last_word() */
 	uint8_t key[KEY_BYTES];
 	uint32_t card, steward, roster;        /* entries, or INDEX_NONE */
 	uint8_t former[KEY_BYTES];             /* the steward whose roster still names the nodes ... */
@@ -99,6 +100,11 @@ bool trust_signer_may(const struct trust *trust, const struct entry *e, uint64_t
 bool trust_handed_over(const struct trust *trust, const struct association *a, uint64_t now);   /* the former steward's roster still names nodes */
 bool trust_rostered(const struct trust *trust, const struct association *a, const uint8_t *node, uint64_t now);
 bool trust_in_force(const struct trust *trust, const struct entry *agreement, uint64_t now);
+/* A revocation of what we had accepted, or the word on who may sign it, from an association that this put out of reach. It is kept and passed on
+ * among our own association's nodes: else our acceptance would reach that association again after a restart, and at a node that only hears of it from
+ * its own. Takes TRUST_ANY_TIME. */
+bool trust_is_last_word(const struct trust *trust, const struct entry *e, uint64_t now);
+bool trust_may_be_last_word(const struct trust *trust, const struct entry *e, uint64_t now);  /* as far as can be said before trust_decode() */
 
 /* --- trust_reach.c */
 void trust_reach(struct trust *trust, uint64_t now);

@@ -35,6 +35,16 @@ void trust_each(const struct trust *trust, enum record_kind kind, bool (*fn)(con
 	trust_each_at(trust, kind, trust->now, fn, arg);
 }
 
+void trust_each_last_word(const struct trust *trust, bool (*fn)(const struct record *r, void *arg), void *arg)
+{
+	for (size_t i = 0; i < trust->n_entries; i++) {
+		const struct entry *e = trust->entries[i];
+
+		if (e && trust_is_last_word(trust, e, trust->now) && !fn(&e->record, arg))
+			return;
+	}
+}
+
 void trust_each_subject(const struct trust *trust, enum record_kind kind, const uint8_t subject[KEY_BYTES], uint64_t now,
 			bool (*fn)(const struct record *r, void *arg), void *arg)
 {
@@ -267,6 +277,8 @@ bool trust_may_see(const struct trust *trust, const struct record *record, const
 		return false;
 	if (!memcmp(association, record->association, KEY_BYTES))
 		return true;
+	if (!trust_in_reach(trust, record->association))
+		return !memcmp(association, trust->slots[0].key, KEY_BYTES);
 	if (record->kind == RECORD_MANIFEST)
 		return !is_private(trust, record);
 	if (record->kind == RECORD_RECEIPT)

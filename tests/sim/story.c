@@ -6,7 +6,7 @@
  *   trouble     questions; links that die, stall, are slow; partitions, also in one direction only; nodes killed, cut off from power,
  *               restarted; engines that crash, hang, forget; clocks that jump, in some seeds by hours or years; full disks; revocations,
  *               agreements, invitations
- *   healing     everything is mended, everybody runs. Within HEAL_MS all must know the same and hold their links,
+ *   healing     in one seed of twenty first everything sleeps for longer than a steward's key lasts. Then everything is mended, everybody runs. Within HEAL_MS all must know the same and hold their links,
  *               and nobody may admit a revoked node
  *   answering   then every question for which a ring is possible must be answered within ANSWER_MS, and when all is over no session may
  *               be left anywhere
@@ -22,6 +22,7 @@
 #include "proto/text.h"
 #include "tests/sim/sim.h"
 
+#define LATER_S (100u * 86400)       /* longer than a steward's or a roster's life */
 #define POSSIBLE_MS 8000             /* so long a node waits for a ring to become possible: engines load, weights arrive */
 
 /* --- who ----------------------------------------------------------------------------------------------------- */
@@ -334,6 +335,10 @@ static void mend_node(struct node *node)
 
 static void heal(void)
 {
+	if (sim_mix(sim.seed ^ 0x1a7e) % 20 == 0) {
+		sim_trace(NULL, "all machines sleep for %u days", LATER_S / 86400);
+		sim.epoch_s += LATER_S;
+	}
 	sim_trace(NULL, "everything is mended");
 	sim.calm = true;
 	wire_heal();

@@ -540,8 +540,8 @@ static bool compare_record(const struct record *r, void *arg)
 	struct comparing *c = arg;
 	const struct daemon *a = daemon_of(c->a), *b = daemon_of(c->b);
 	if (r->kind == RECORD_ADVERT || r->kind == RECORD_RECEIPT || !trust_may_see(a->trust, r, b->keys.node, daemon_now(a)) ||
-	    !trust_in_reach(b->trust, r->association) || trust_by_hash(b->trust, r->hash))
-		return true;
+	    !trust_in_reach(b->trust, r->association) || trust_by_hash(b->trust, r->hash) || record_is_current(r, daemon_now(b)))
+		return true;                   /* what was dated ahead is taken when its time has come */
 	snprintf(c->why, c->size, "%s holds a record of kind %d of %s, sequence %llu, that %s lacks", c->a->name, r->kind,
 		 people_association_of(r->association) < sim.n_associations ? sim.associations[people_association_of(r->association)].name : "?",
 		 (unsigned long long)r->sequence, c->b->name);
@@ -566,6 +566,22 @@ static bool is_out(size_t node)
 		was |= a->revoked[node];
 	}
 	return was;
+}
+
+/* Is there anybody from whom it could hear of the roster that leaves this one out. Whoever was introduced to an association that does not deal with
+ * him (any more) hears nothing from it, and its last roster holds there until it expires. */
+static bool could_hear(const struct node *a, const struct node *revoked)
+{
+	uint8_t of[KEY_BYTES];
+	if (trust_association_of(daemon_of(a)->trust, revoked->keys.node, node_now(a), of))
+		return true;
+	for (size_t i = 0; i < sim.n_nodes; i++) {
+		const struct node *c = &sim.nodes[i];
+		if (c != a && c != revoked && c->boot && !c->hostile && !c->revoked && admits(a, c) && admits(c, a) && !admits(c, revoked) &&
+		    trust_find(daemon_of(c)->trust, RECORD_ROSTER, of, of, node_now(c)))
+			return true;
+	}
+	return false;
 }
 
 /* By what one node holds, has the grantor's association offered the grantee's the use of its nodes. */
@@ -630,7 +646,7 @@ bool witness_converged(char *why, size_t size)
 				continue;
 			a_at = i;
 			b_at = j;
-			if (b->revoked && (admits(a, b) || mesh_is_up(daemon_of(a)->mesh, b->keys.node))) {
+			if (b->revoked && (admits(a, b) || mesh_is_up(daemon_of(a)->mesh, b->keys.node)) && could_hear(a, b)) {
 				snprintf(why, size, "%s still admits %s, which was revoked", a->name, b->name);
 				return false;
 			}

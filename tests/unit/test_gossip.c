@@ -181,6 +181,7 @@ static void begin_nodes(uint64_t seed, unsigned loss, unsigned delay, int associ
 		m->trust = trust_new(m->people->root.key, m->key);
 		struct gossip_config config = {.trust = m->trust, .send = send_one, .random = fill_random, .changed = on_changed, .arg = m};
 		memcpy(config.node, m->key, KEY_BYTES);
+		memcpy(config.association, m->people->root.key, KEY_BYTES);
 		m->gossip = gossip_new(&config);
 		sign_association(m->people, 1);
 		assert_int_equal(take(m->trust), 1);
@@ -396,6 +397,68 @@ static void expired_records_are_not_taken_again(void **state)
 	for (int i = 0; i < n_nodes; i++)
 		assert_null(trust_by_hash(members[i].trust, hash));
 	assert_int_equal(gossip_accept(members[A0].gossip, world_bytes.data, world_bytes.length, NULL, clock_now()), ERR_EXPIRED);
+	end();
+}
+
+/* B1 never had a link with A, and B0 has none any more when it has heard. */
+static void a_revocation_is_passed_on_among_those_it_is_about(void **state)
+{
+	begin(9, 0, 5);
+	agree_all();
+	run(20);
+	cut(B0, B1);
+	cut(A0, B0);
+	trust_forget(members[B0].trust, people[0].root.key);
+	assert_true(trust_in_reach(members[B0].trust, people[0].root.key) && trust_in_reach(members[B1].trust, people[0].root.key));
+	world_now = MORNING + now_ms / 1000;
+	sign_agreement(&people[0], &people[1], (struct grant){.revoked = true}, 5);
+	world_now = MORNING;
+	assert_int_equal(gossip_accept(members[B0].gossip, world_bytes.data, world_bytes.length, NULL, clock_now()), 1);
+	assert_false(trust_in_reach(members[B0].trust, people[0].root.key));
+	tie(B0, B1);
+	run(20);
+	assert_false(trust_in_reach(members[B1].trust, people[0].root.key));
+	/* both have the same again, so a round is a root */
+	bytes_on_wire = frames_on_wire = 0;
+	run(100);
+	assert_true(frames_on_wire && bytes_on_wire < frames_on_wire * 80);
+	end();
+}
+
+/* Whose steward or roster has ended in the eyes of the other side is asked so: lapsed.c. */
+static void a_want_that_names_nothing_is_answered_with_what_was_said_last(void **state)
+{
+	static const uint8_t empty_map[] = {0x80};
+	struct buf bytes;
+	struct frame frame;
+	size_t used, n, records = 0;
+	const uint8_t *at, *record;
+	bool kinds[RECORD_RECEIPT + 1] = {0};
+	begin(11, 0, 5);
+	agree_all();
+	run(20);
+	buf_init(&bytes, 100);
+	assert_int_equal(frame_encode(&bytes, FRAME_WANT, empty_map, sizeof empty_map, NULL, 0), 0);
+	assert_int_equal(frame_decode(bytes.data, bytes.length, &frame, &used), 0);
+	while (n_flying)
+		buf_release(&flying[--n_flying].frame);
+	assert_int_equal(gossip_frame(members[A0].gossip, members[B0].key, &frame, clock_now()), 0);
+	assert_int_equal(n_flying, 1);
+	assert_int_equal(flying[0].to, B0);
+	assert_int_equal(frame_decode(flying[0].frame.data, flying[0].frame.length, &frame, &used), 0);
+	assert_int_equal(frame.type, FRAME_RECORDS);
+	int err;
+	at = frame.tail;
+	for (size_t left = frame.tail_length; gossip_next_record(&at, &left, &record, &n, &err); records++) {
+		struct record r;
+		assert_int_equal(record_parse(&r, record, n), 0);
+		assert_memory_equal(r.association, people[0].root.key, KEY_BYTES);
+		kinds[r.kind] = true;
+	}
+	assert_int_equal(err, 0);
+	assert_int_equal(records, 3);              /* A offered and B accepted */
+	assert_true(kinds[RECORD_STEWARD] && kinds[RECORD_ROSTER] && kinds[RECORD_AGREEMENT]);
+	buf_release(&bytes);
 	end();
 }
 
@@ -718,6 +781,8 @@ int main(void)
 		cmocka_unit_test(steady_state_costs_a_root_a_round),
 		cmocka_unit_test(revoked_nodes_get_nothing_and_are_believed_nowhere),
 		cmocka_unit_test(expired_records_are_not_taken_again),
+		cmocka_unit_test(a_revocation_is_passed_on_among_those_it_is_about),
+		cmocka_unit_test(a_want_that_names_nothing_is_answered_with_what_was_said_last),
 		cmocka_unit_test(private_manifests_stay_in_their_association),
 		cmocka_unit_test(what_one_side_may_not_take_settles),
 		cmocka_unit_test(a_large_set_arrives_in_several_exchanges),

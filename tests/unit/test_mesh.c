@@ -59,6 +59,7 @@ struct site {
 	size_t frame_tail;
 	int joined;                            /* result of mesh_join(); 1: not yet */
 	unsigned joined_calls;
+	bool refuses;                          /* its administrator's side fails, as with a full disk */
 	char joined_detail[600];
 };
 
@@ -108,6 +109,8 @@ static int site_join(void *arg, enum invitation_role role, const uint8_t node[KE
 {
 	struct site *s = arg;
 	s->joins++;
+	if (s->refuses)
+		return -ENOSPC;
 	world_now = site_now(s);
 	if (role == INVITATION_NODE) {
 		sign_roster(s->people, 3, ++s->sequence);
@@ -484,6 +487,24 @@ static void an_invitation_is_used_once(void **state)
 	assert_false(trust_in_reach(sites[C].trust, people[0].root.key));
 }
 
+/* Nobody there would know of us: what they say later, that a node was revoked, would not come here. */
+static void a_partner_whose_joining_fails_is_forgotten(void **state)
+{
+	struct invitation v = invite(&sites[A], INVITATION_PARTNER);
+	sites[A].refuses = true;
+	join(&sites[B], &v);
+	assert_int_not_equal(sites[B].joined, 0);
+	assert_int_equal(sites[A].joins, 1);
+	assert_false(trust_in_reach(sites[A].trust, people[1].root.key));
+	assert_false(trust_in_reach(sites[B].trust, people[0].root.key));
+	/* and with another invitation it is welcome */
+	sites[A].refuses = false;
+	v = invite(&sites[A], INVITATION_PARTNER);
+	join(&sites[B], &v);
+	assert_int_equal(sites[B].joined, 0);
+	WAIT(linked(A, B));
+}
+
 static void two_at_once_do_not_both_get_in(void **state)
 {
 	struct invitation v = invite(&sites[A], INVITATION_PARTNER);
@@ -774,6 +795,65 @@ static void clocks_are_compared_when_links_come_up(void **state)
 	assert_true(llabs((long long)peer_of(A, B)->clock_off) <= 2);
 }
 
+static void sign_anew(int i)
+{
+	struct site *s = &sites[i];
+	world_now = site_now(s);
+	sign_steward(s->people, &s->people->steward, ++s->sequence);
+	publish(s);
+	sign_roster(s->people, 1, ++s->sequence);
+	publish(s);
+	publish_card(s);
+}
+
+/* A month after all that was signed has ended two associations sign anew, and nobody else can tell them of each other. */
+static void who_comes_back_after_everything_has_ended_is_told_what_was_signed_since(void **state)
+{
+	struct invitation v = invite(&sites[A], INVITATION_PARTNER);
+	join(&sites[B], &v);
+	assert_int_equal(sites[B].joined, 0);
+	accept_offer(B, A);
+	WAIT(linked(A, B));
+	for (int i = 0; i < SITES; i++)
+		sites[i].clock_off += 60 * DAY;
+	WAIT(!linked(A, B));
+	for (int i = 0; i < 4000; i++)
+		turn(20);
+	assert_false(linked(A, B));
+	assert_int_equal(trust_admits(sites[A].trust, sites[B].keys.node, site_now(&sites[A])), ERR_DENIED);
+	sign_anew(A);
+	/* A tells B, and is not told anything that counts yet. */
+	WAIT(!trust_admits(sites[B].trust, sites[A].keys.node, site_now(&sites[B])));
+	assert_int_equal(trust_admits(sites[A].trust, sites[B].keys.node, site_now(&sites[A])), ERR_DENIED);
+	sign_anew(B);
+	WAIT(linked(A, B));
+}
+
+/* Whoever revoked the only agreement it had has no neighbour left whose clock it could compare. */
+static void who_is_told_our_last_word_tells_us_what_time_it_is(void **state)
+{
+	struct invitation v = invite(&sites[A], INVITATION_PARTNER);
+	join(&sites[B], &v);
+	accept_offer(B, A);
+	WAIT(linked(A, B));
+	assert_true(mesh_agrees(sites[A].mesh));
+	close_mesh(&sites[B]);
+	WAIT(!mesh_is_up(sites[A].mesh, sites[B].keys.node));
+	world_now = site_now(&sites[A]);
+	sign_agreement(&people[0], &people[1], (struct grant){.revoked = true}, ++sites[A].sequence);
+	publish(&sites[A]);
+	for (int i = 0; i < 700; i++)
+		turn(1000);
+	assert_false(mesh_agrees(sites[A].mesh));
+	sites[B].sequence += 10;
+	open_mesh(&sites[B]);
+	WAIT(mesh_agrees(sites[A].mesh));
+	assert_false(mesh_is_up(sites[A].mesh, sites[B].keys.node));
+	/* not for ever, and not when our clock was set since */
+	sites[A].clock_off = 86400;
+	WAIT(!mesh_agrees(sites[A].mesh));
+}
+
 static void a_flood_of_new_records_reaches_all(void **state)
 {
 	partners();
@@ -804,6 +884,7 @@ int main(void)
 		IN_A_LOOP(a_revoked_partner_is_disconnected_everywhere_at_once),
 		IN_A_LOOP(a_node_joins_and_a_roster_without_it_puts_it_out),
 		IN_A_LOOP(an_invitation_is_used_once),
+		IN_A_LOOP(a_partner_whose_joining_fails_is_forgotten),
 		IN_A_LOOP(two_at_once_do_not_both_get_in),
 		IN_A_LOOP(a_wrong_secret_or_an_expired_one_lets_nobody_in),
 		IN_A_LOOP(forging_does_not_use_an_invitation_up),
@@ -820,6 +901,8 @@ int main(void)
 		IN_A_LOOP(who_cannot_be_asked_is_an_error),
 		IN_A_LOOP(reach_on_a_latency_link_costs_that_link),
 		IN_A_LOOP(clocks_are_compared_when_links_come_up),
+		IN_A_LOOP(who_comes_back_after_everything_has_ended_is_told_what_was_signed_since),
+		IN_A_LOOP(who_is_told_our_last_word_tells_us_what_time_it_is),
 		IN_A_LOOP(a_flood_of_new_records_reaches_all),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

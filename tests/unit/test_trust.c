@@ -611,6 +611,108 @@ static void a_revocation_is_remembered_when_its_signer_is_out_of_reach(void **st
 	trust_free(t);
 }
 
+struct told {
+	uint8_t bytes[2][RECORD_MAX];
+	size_t length[2], n;
+};
+
+static bool hear_one(const struct record *r, void *arg)
+{
+	struct told *told = arg;
+	int i = r->kind == RECORD_AGREEMENT;
+
+	assert_true(r->kind == RECORD_STEWARD || r->kind == RECORD_AGREEMENT);
+	memcpy(told->bytes[i], r->bytes, r->length);
+	told->length[i] = r->length;
+	told->n++;
+	return true;
+}
+
+static struct told last_words_of(const struct trust *t)
+{
+	struct told told = { .n = 0 };
+
+	trust_each_last_word(t, hear_one, &told);
+	return told;
+}
+
+/* Two nodes of Bourdon, which had accepted what Abeille offered; only one hears from Abeille that this is over. Colibri is in reach of the first. */
+static void what_ended_our_reach_is_told_among_our_own(void **state)
+{
+	struct trust *t = trust_new(bourdon.root.key, bourdon.node[0].key), *u = trust_new(bourdon.root.key, bourdon.node[1].key);
+	uint8_t hash[KEY_BYTES];
+	struct told told;
+	struct pair successor = abeille.steward2;
+
+	(void)state;
+	take_people(t, &bourdon);
+	take_people(u, &bourdon);
+	assert_int_equal(trust_introduce(t, colibri.root.key), 0);
+	take_people(t, &colibri);
+	sign_agreement(&abeille, &bourdon, (struct grant){ 0 }, 1);
+	hash_last(hash);
+	sign_steward(&abeille, &abeille.steward, 1);
+	assert_int_equal(take(u), ERR_DENIED);
+	sign_acceptance(&bourdon, &abeille, hash, false, 1);
+	assert_int_equal(take(t), 1);
+	assert_int_equal(take(u), 1);
+	take_people(t, &abeille);
+	sign_agreement(&abeille, &bourdon, (struct grant){ 0 }, 1);
+	assert_int_equal(take(t), 1);
+	assert_int_equal(last_words_of(t).n, 0);
+	world_now += 10;
+	sign_agreement(&abeille, &bourdon, (struct grant){ .revoked = true }, 2);
+	assert_int_equal(take(t), 1);
+	world_now += 10;
+	trust_expire(t, world_now);
+	assert_false(trust_in_reach(t, abeille.root.key));
+
+	told = last_words_of(t);
+	assert_int_equal(told.n, 2);
+	for (int i = 0; i < 2; i++) {
+		struct record r;
+
+		assert_int_equal(record_parse(&r, told.bytes[i], told.length[i]), 0);
+		assert_non_null(trust_by_hash(t, r.hash));
+		assert_null(trust_find(t, r.kind, r.association, r.subject, world_now));
+		assert_true(trust_may_see(t, &r, bourdon.node[1].key, world_now));
+		assert_int_equal(trust_admits(t, colibri.node[0].key, world_now), 0);
+		assert_false(trust_may_see(t, &r, colibri.node[0].key, world_now));
+	}
+	/* The other one takes these two, and of Abeille nothing else that it has no use for once it has them. */
+	for (int i = 0; i < 2; i++)
+		assert_int_equal(trust_accept(u, told.bytes[i], told.length[i], world_now), 1);
+	assert_false(trust_in_reach(u, abeille.root.key));
+	for (int i = 0; i < 2; i++)
+		assert_int_equal(trust_accept(u, told.bytes[i], told.length[i], world_now), 0);
+	sign_roster(&abeille, 3, 2);
+	assert_int_equal(take(u), ERR_DENIED);
+	sign_association(&abeille, 2);
+	assert_int_equal(take(u), ERR_DENIED);
+	sign_agreement(&abeille, &bourdon, (struct grant){ 0 }, 3);
+	assert_int_equal(take(u), ERR_DENIED);
+	sign_agreement(&abeille, &colibri, (struct grant){ .revoked = true }, 3);
+	assert_int_equal(take(u), ERR_DENIED);
+	sign_agreement(&abeille, &bourdon, (struct grant){ .revoked = true }, 1);
+	assert_int_equal(take(u), ERR_STALE);
+	sign_agreement(&abeille, &bourdon, (struct grant){ .revoked = true, .signer = &successor }, 4);
+	assert_int_equal(take(u), ERR_DENIED);
+	/* A steward's successor takes over what was said: until he has said it again, nothing is. */
+	sign_steward(&abeille, &successor, 2);
+	assert_int_equal(take(u), 1);
+	assert_int_equal(last_words_of(u).n, 1);
+	sign_agreement(&abeille, &bourdon, (struct grant){ .revoked = true, .signer = &successor }, 4);
+	assert_int_equal(take(u), 1);
+	assert_int_equal(last_words_of(u).n, 2);
+	assert_false(trust_in_reach(u, abeille.root.key));
+	/* An acceptance that has ended reaches nobody: nothing need be remembered. */
+	world_now += 31 * DAY;
+	trust_expire(u, world_now);
+	assert_int_equal(last_words_of(u).n, 0);
+	trust_free(t);
+	trust_free(u);
+}
+
 static void expiry_shrinks_reach_without_any_record(void **state)
 {
 	struct trust *t = *state;
@@ -1224,6 +1326,7 @@ int main(void)
 		FACT(reach_is_transitive_and_nobody_forces_his_way_in),
 		FACT(revocation_shrinks_reach_and_expire_drops_what_is_out),
 		FACT(a_revocation_is_remembered_when_its_signer_is_out_of_reach),
+		FACT(what_ended_our_reach_is_told_among_our_own),
 		FACT(expiry_shrinks_reach_without_any_record),
 		FACT(the_introduced_stay_until_forgotten_or_revoked),
 		FACT(an_expired_revocation_still_binds_what_it_replaced),
