@@ -525,6 +525,15 @@ static void look_at_clock(struct daemon *d)
 	d->roster_at = 0;
 }
 
+/* Nobody takes a card, not even here, while the roster that names us has ended. */
+static bool lacks_its_card(const struct daemon *d)
+{
+	uint8_t association[KEY_BYTES];
+	uint64_t now = daemon_now(d);
+	return !trust_association_of(d->trust, d->keys.node, now, association) && !memcmp(association, d->keys.association, KEY_BYTES) &&
+	       !trust_find(d->trust, RECORD_CARD, d->keys.association, d->keys.node, now);
+}
+
 void records_tick(struct daemon *d)
 {
 	uint64_t ms = daemon_ms(d);
@@ -532,6 +541,7 @@ void records_tick(struct daemon *d)
 	if (ms >= d->addresses_at) {
 		d->addresses_at = ms + ADDRESSES_AGAIN_MS;
 		look_at_addresses(d);
+		d->card_due |= lacks_its_card(d);
 		if (d->future_due && mesh_agrees(d->mesh))
 			d->future_due = !records_sign_future(d);
 	}

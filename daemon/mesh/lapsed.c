@@ -9,6 +9,7 @@
 #include "proto/log.h"
 
 #define ANSWER_MS 5000
+#define WORDS_MAX 4                        /* records of a last word; of more nothing is taken */
 
 void lapsed_say_last_word(struct mesh *mesh, struct link *link, const uint8_t association[KEY_BYTES])
 {
@@ -43,12 +44,12 @@ void lapsed_frame(struct port *port, const struct frame *frame)
 {
 	struct mesh *mesh = port->mesh;
 	const uint8_t *at = frame->tail, *record;
-	size_t left = frame->tail_length, n;
+	size_t left = frame->tail_length, n, words = 0;
 	bool gained = false;
 	int err;
 	if (frame->type != FRAME_RECORDS || !left)
 		return;                            /* to the other side this is a link like any other */
-	while (gossip_next_record(&at, &left, &record, &n, &err))
+	while (gossip_next_record(&at, &left, &record, &n, &err) && words++ < WORDS_MAX)
 		gained |= gossip_accept(mesh->gossip, record, n, port->node, mesh_clock(mesh)) == 1;
 	if (gained) {
 		char who[2 * NAME_SIZE + 4];

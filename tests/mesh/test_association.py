@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """Two servers of one association: the second is invited onto the roster, shares a model's layers, and is taken off again."""
+import glob
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -14,6 +16,14 @@ from nodes import Failed, Node, wait_for  # noqa: E402
 
 
 WITHIN_S = 10                           # OPERATING.md: ten seconds, wherever it can be heard
+
+
+def free_ports(n):
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(n)]
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
 
 
 class Association(unittest.TestCase):
@@ -78,11 +88,63 @@ class Association(unittest.TestCase):
         wait_for("the link to end", lambda: not any(p["up"] for p in first.essaim("peers")["peers"]), 10)
         wait_for("the ring to open", lambda: not first.essaim("ring", "tiny", ok=False).get("possible"), 10)
 
-    def restart(self, node):
+    def restart(self, node, environment=None):
         node.stop()
         node.reap()
-        node.start()
+        node.start(environment)
         node.wait_until_up()
+
+    def warned(self, node, *words):
+        return next((w["text"] for w in node.essaim("status")["warnings"] if all(x in w["text"] + w["remedy"] for x in words)), None)
+
+    def test_after_a_season_and_after_a_year_they_find_each_other(self):
+        """Sept and Huit are servers of one association, Neuf is a partner's; all are off for longer than a steward's key lasts."""
+        library = glob.glob("/usr/lib/*/faketime/libfaketime.so.1")
+        if not library:
+            self.skipTest("libfaketime is not installed")
+        ports = free_ports(3)          # they find each other by what they knew before
+
+        def settings(i):
+            return {"share.home": "no", "link.port": ports[i]}
+
+        seven = self.node("Sept", 1, settings(0))
+        eight = self.node("Huit", 1, settings(1), association=False)
+        nine = self.node("Neuf", 1, settings(2))
+        eight.essaim("join", seven.essaim("invite", "--node")["url"])
+        self.restart(eight)
+        nine.essaim("join", seven.essaim("invite", "--partner")["url"])
+        nine.essaim("agreement", "accept", "Sept")
+        all_of_them = ((seven, {"Huit", "Neuf"}), (eight, {"Sept", "Neuf"}), (nine, {"Sept", "Huit"}))
+
+        def all_linked(when):
+            for node, others in all_of_them:
+                wait_for("%s to reach the others, %s" % (node.name, when), lambda: self.links(node) >= others, 150)
+
+        all_linked("at first")
+        for days, when in ((100, "after a season"), (500, "after a year and more")):
+            later = {"LD_PRELOAD": library[0], "FAKETIME": "+%dd" % days, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+            for node, _ in all_of_them:
+                self.restart(node, later)
+            for node, _ in all_of_them:
+                self.assertTrue(self.warned(node, "steward key has expired", "essaim steward renew"), node.essaim("status"))
+                self.assertEqual(self.links(node), set())
+            for node in (seven, nine):
+                node.essaim("steward", "renew")
+            if days < 365:
+                all_linked(when)
+            else:                               # the agreement has ended, and with it what Huit and Neuf had to do with each other
+                wait_for("Sept to reach both, %s" % when, lambda: self.links(seven) >= {"Huit", "Neuf"}, 150)
+            for node, _ in all_of_them:
+                wait_for("%s to have no serious warning, %s" % (node.name, when),
+                         lambda: not [w for w in node.essaim("status")["warnings"] if w["serious"]])
+            for node in (seven, eight):         # their cards are theirs again, too
+                wait_for("%s to know both by name, %s" % (node.name, when),
+                         lambda: {n["name"] for n in node.essaim("roster", "list")["nodes"]} == {"Sept", "Huit"})
+            self.assertEqual(bool(self.warned(seven, "has ended", "essaim agreement offer")), days > 365)
+        seven.essaim("agreement", "offer", "Neuf")
+        wait_for("the new offer to be accepted", lambda: not nine.essaim("agreement", "accept", "Sept", ok=False).get("error"))
+        wait_for("no agreement to have ended", lambda: not self.warned(seven, "has ended"))
+        all_linked("with a new agreement")
 
     def links(self, node):
         return {p["name"] for p in node.essaim("peers")["peers"] if p["up"]}

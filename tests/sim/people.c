@@ -306,14 +306,19 @@ static bool on_ended(const struct record *r, void *arg)
 	return true;
 }
 
-/* What `essaim status` asks for after a clock that was far behind when it was offered, or after long. */
-static void offer_again_what_has_ended(struct daemon *d)
+/* What `essaim status` and `essaim model list` ask for after long, or after it was signed by a clock that was far behind. */
+static void say_again_what_has_ended(struct daemon *d)
 {
 	struct offers ended = {.daemon = d};
-	if (sim.calm)
-		trust_each_at(d->trust, RECORD_AGREEMENT, TRUST_ANY_TIME, on_ended, &ended);
+	size_t own = people_association_of(d->keys.association);
+	if (!sim.calm)
+		return;
+	trust_each_at(d->trust, RECORD_AGREEMENT, TRUST_ANY_TIME, on_ended, &ended);
 	for (size_t i = 0; i < ended.n; i++)
-		people_offer(people_association_of(d->keys.association), people_association_of(ended.from[i]), 400, false);
+		people_offer(own, people_association_of(ended.from[i]), 400, false);
+	for (size_t m = 0; m < sim.n_models; m++)
+		if (!trust_approved(d->trust, d->keys.association, sim.models[m].id, daemon_now(d)))
+			people_approve(own, m, false);
 }
 
 void people_tick(struct node *node)
@@ -323,7 +328,7 @@ void people_tick(struct node *node)
 		return;
 	struct offers offers = {.daemon = d};
 	renew_what_is_of_another_time(d);
-	offer_again_what_has_ended(d);
+	say_again_what_has_ended(d);
 	trust_each(d->trust, RECORD_AGREEMENT, on_offer, &offers);
 	for (size_t i = 0; i < offers.n; i++)
 		if (!records_accept(d, offers.from[i], false)) {
