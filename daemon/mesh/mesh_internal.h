@@ -148,7 +148,7 @@ void join_cancel(struct mesh *mesh);
 
 /* lapsed.c */
 void lapsed_say_last_word(struct mesh *mesh, struct link *link, const uint8_t association[KEY_BYTES]);
-void lapsed_up(struct port *port, const uint8_t association[KEY_BYTES]);      /* association: of the other side's card */
+void lapsed_up(struct port *port, const uint8_t association[KEY_BYTES]);      /* association: the one that answered for it when nothing had ended */
 void lapsed_frame(struct port *port, const struct frame *frame);
 void lapsed_closed(struct port *port);
 

@@ -308,6 +308,20 @@ static struct port *accepted_port(struct mesh *mesh, struct link *link, const st
 	return port;
 }
 
+/* False: it is closed like any other link with a node that is not let in. */
+static bool take_lapsed(struct mesh *mesh, struct link *link, struct port *port, const struct link_peer *peer, const struct record *card)
+{
+	uint8_t association[KEY_BYTES];
+	if (link_kind(link) != LINK_BULK || (port && memcmp(port->node, card->subject, KEY_BYTES)) ||
+	    trust_association_of(mesh->config.trust, card->subject, TRUST_ANY_TIME, association))
+		return false;
+	if (!port)
+		port = accepted_port(mesh, link, peer, card);
+	if (port)
+		lapsed_up(port, association);
+	return port != NULL;
+}
+
 void neighbours_on_up(void *owner, struct link *link, const struct link_peer *peer)
 {
 	struct mesh *mesh = owner;
@@ -324,14 +338,8 @@ void neighbours_on_up(void *owner, struct link *link, const struct link_peer *pe
 	}
 	if ((!err || answer != ANSWER_NOTHING) && !peer->invited && clocks_differ_by(mesh, peer) < CLOCKS_DIFFER_MAX_S)
 		mesh->agreed_ms = mesh_ms(mesh);
-	if (answer == ANSWER_LAPSED && (port ? port->kind : link_kind(link)) == LINK_BULK && !memcmp(port ? port->node : card.subject, card.subject, KEY_BYTES)) {
-		if (!port)
-			port = accepted_port(mesh, link, peer, &card);
-		if (port) {
-			lapsed_up(port, card.association);
-			return;
-		}
-	}
+	if (answer == ANSWER_LAPSED && take_lapsed(mesh, link, port, peer, &card))
+		return;
 	if (!err && !port) {
 		port = accepted_port(mesh, link, peer, &card);
 		if (!port)
