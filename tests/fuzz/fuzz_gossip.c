@@ -157,6 +157,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 	begin();
 	struct gossip_config config = {.trust = trust, .send = on_send, .random = on_random};
 	memcpy(config.node, own.key, KEY_BYTES);
+	memcpy(config.association, root.key, KEY_BYTES);
 	struct gossip *g = gossip_new(&config);
 	must(g && !gossip_peer_up(g, other.key, (struct gossip_clock){.now = NOW, .ms = 1000}));
 	give(g, data, n);
@@ -197,7 +198,7 @@ static void put_digest(struct buf *out, unsigned level, bool answer, const struc
 
 bool fuzz_seed(size_t i, struct buf *out)
 {
-	if (i > 5)
+	if (i > 6)
 		return false;
 	begin();
 	struct buf head, tail, record;
@@ -234,6 +235,8 @@ bool fuzz_seed(size_t i, struct buf *out)
 		record.data[record.length - 1] ^= 1;
 		must(!gossip_append_record(&tail, record.data, record.length));
 		put(out, 2, &head, &tail);
+	} else if (i == 5) {                       /* what did you say last */
+		put(out, 1, &head, &tail);
 	} else {                                   /* rounds go by */
 		for (int k = 0; k < 5; k++) {
 			put(out, 3, &head, &tail);
