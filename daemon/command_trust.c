@@ -244,6 +244,12 @@ void command_join(void *arg, struct control_request *r, yyjson_val *args)
 		free(j);
 		return;
 	}
+	if (!err && j->invitation.role == INVITATION_NODE && d->joined) {
+		control_fail(r, ERR_DENIED, N_("start it again first, and see where it belongs: the invitation is still good"),
+			     N_("this node has joined an association and was not started again since"));
+		free(j);
+		return;
+	}
 	if (!err && (err = records_save_now(d))) {               /* before the invitation is used up */
 		control_fail(r, err, N_("make room, then use the invitation: it is still good"), N_("%s/records cannot be written: %s"), d->home, err_str(err));
 		free(j);

@@ -156,6 +156,9 @@ class Association(unittest.TestCase):
         five = self.node("Cinq", 1, settings, association=False)
         six = self.node("Six", 1, settings)
         five.essaim("join", four.essaim("invite", "--node")["url"])
+        refused = five.essaim("join", six.essaim("invite", "--node")["url"], ok=False)["error"]
+        self.assertIn("not started again", refused["message"])
+        self.assertIn("still good", refused["remedy"])
         self.restart(five)
         six.essaim("join", four.essaim("invite", "--partner")["url"])
         six.essaim("agreement", "accept", "Quatre")
