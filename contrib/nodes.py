@@ -141,9 +141,11 @@ class Node:
             self.process.kill()
             self.process.wait()
         with open(self.log_path, errors="replace") as log:      # where it was built with --enable-sanitize
-            report = re.search(r"(?ms)^.*(runtime error: |(ERROR|WARNING): [A-Z]\w+Sanitizer).{,8000}", log.read())
+            said = log.read()
+        report = re.search(r"runtime error: |(ERROR|WARNING): [A-Z]\w+Sanitizer", said)
         if report:
-            raise Failed("%s: %s" % (self.name, report.group()))
+            begins = said.rfind("\n", 0, report.start()) + 1
+            raise Failed("%s: %s" % (self.name, said[begins:begins + 8000]))
 
 
 def partners(abeille, bourdon, colibri):
