@@ -287,9 +287,13 @@ static bool renew_roster(struct daemon *d)
 	/* Also one that has lapsed, while this node was off or its clock was wrong. */
 	const struct record *r = trust_find(d->trust, RECORD_ROSTER, d->keys.association, d->keys.association, TRUST_ANY_TIME);
 	struct roster_body roster = {0};
-	if (!r || daemon_now(d) < r->issued + 7 * DAY_S || !trust_find(d->trust, RECORD_STEWARD, d->keys.association, d->keys.association, daemon_now(d)) ||
-	    roster_read(r, &roster))
+	if (!r || daemon_now(d) < r->issued + 7 * DAY_S || roster_read(r, &roster))
 		return true;
+	/* Another node may tell of the one that holds, after a full disk or a clock that was wrong. */
+	if (!trust_find(d->trust, RECORD_STEWARD, d->keys.association, d->keys.association, daemon_now(d))) {
+		roster_free(&roster);
+		return false;
+	}
 	int err = records_publish_roster(d, (const uint8_t(*)[KEY_BYTES])roster.nodes, roster.n_nodes);
 	roster_free(&roster);
 	return !err;
