@@ -91,8 +91,11 @@ static int check_clock(struct mesh *mesh, const struct link_peer *peer, const ui
 		known->clock_known = true;
 		known->clock_off = peer->time > now ? (int64_t)off : -(int64_t)off;
 	}
-	if (off < CLOCKS_DIFFER_MAX_S)
+	if (off < CLOCKS_DIFFER_MAX_S) {
+		if (known && neighbours_clock_differs(known))
+			known->trouble[0] = '\0';  /* whatever else keeps a link from coming up */
 		return 0;
+	}
 	char text[40], who[2 * NAME_SIZE + 4];
 	text_duration(off, text, sizeof text);
 	if (peer->time > now)
