@@ -182,8 +182,9 @@ int gossip_send_records(struct gossip *g, struct gossip_peer *p, const struct bu
 	return err;
 }
 
-int gossip_last_word(struct buf *frame, const struct trust *trust, const uint8_t own[KEY_BYTES], const uint8_t other[KEY_BYTES], uint64_t now)
+int gossip_last_word(struct buf *frame, const struct trust *trust, const uint8_t other[KEY_BYTES], uint64_t now)
 {
+	const uint8_t *own = trust_own(trust);
 	/* The roster, too: the other side may still admit a node that is no longer on it. */
 	const struct record *said[] = {trust_find(trust, RECORD_STEWARD, own, own, now), trust_find(trust, RECORD_ROSTER, own, own, now),
 				       trust_find(trust, RECORD_AGREEMENT, own, other, now), trust_find(trust, RECORD_ACCEPTANCE, own, other, now)};

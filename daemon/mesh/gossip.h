@@ -49,7 +49,7 @@ struct gossip_clock {
 
 struct gossip_config {
 	struct trust *trust;
-	uint8_t node[KEY_BYTES], association[KEY_BYTES];      /* our own */
+	uint8_t node[KEY_BYTES];
 	int (*send)(void *arg, const uint8_t node[KEY_BYTES], struct buf *frame);    /* takes the frame on success */
 	void (*random)(void *arg, void *out, size_t n);
 	void (*changed)(void *arg);         /* trust took a record; comes before it is passed on; no gossip_peer_down() inside */
@@ -83,9 +83,9 @@ int gossip_accept(struct gossip *g, const uint8_t *record, size_t n, const uint8
 int gossip_append_record(struct buf *tail, const uint8_t *record, size_t n);
 bool gossip_next_record(const uint8_t **at, size_t *left, const uint8_t **record, size_t *n, int *err);
 
-/* RECORDS with what `own` said last to `other`: steward, roster, agreement, acceptance. For nodes that are no longer admitted, or that no longer
+/* RECORDS with what our own association said last to another: steward, roster, agreement, acceptance. For nodes that are no longer admitted, or that no longer
  * admit us: see trust_owes() and lapsed.c. Appends a frame. */
-int gossip_last_word(struct buf *frame, const struct trust *trust, const uint8_t own[KEY_BYTES], const uint8_t other[KEY_BYTES], uint64_t now);
+int gossip_last_word(struct buf *frame, const struct trust *trust, const uint8_t other[KEY_BYTES], uint64_t now);
 
 struct gossip_counts {
 	uint64_t digests_sent, records_sent, records_taken, records_refused, bytes_sent;

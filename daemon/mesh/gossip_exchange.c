@@ -218,7 +218,7 @@ static void say_last_word(struct gossip *g, struct gossip_peer *p, struct gossip
 	struct buf frame;
 	buf_init(&frame, FRAME_MAX);
 	if (!trust_association_of(g->config.trust, p->node, clock.now, association) &&
-	    !gossip_last_word(&frame, g->config.trust, g->config.association, association, clock.now))
+	    !gossip_last_word(&frame, g->config.trust, association, clock.now))
 		g->config.send(g->config.arg, p->node, &frame);
 	buf_release(&frame);
 }

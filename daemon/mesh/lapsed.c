@@ -15,7 +15,7 @@ void lapsed_say_last_word(struct mesh *mesh, struct link *link, const uint8_t as
 {
 	struct buf frame;
 	buf_init(&frame, FRAME_MAX);
-	if (!gossip_last_word(&frame, mesh->config.trust, mesh->config.keys->association, association, mesh_now(mesh)))
+	if (!gossip_last_word(&frame, mesh->config.trust, association, mesh_now(mesh)))
 		link_send(link, &frame);
 	buf_release(&frame);
 }

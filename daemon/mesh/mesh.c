@@ -208,7 +208,6 @@ int mesh_open(struct mesh **out, const struct mesh_config *config, char *why, si
 		.trust = config->trust, .send = gossip_send, .random = gossip_random, .changed = gossip_changed, .arg = mesh,
 	};
 	memcpy(gossip.node, config->keys->node, KEY_BYTES);
-	memcpy(gossip.association, config->keys->association, KEY_BYTES);
 	mesh->gossip = gossip_new(&gossip);
 	mesh->dialing = dialing_new(config->keys->node);
 	mesh->link_config = (struct link_config){
@@ -370,8 +369,6 @@ size_t mesh_peers(const struct mesh *mesh, struct mesh_peer *out, size_t max)
 	trust_each_at(mesh->config.trust, RECORD_CARD, TRUST_ANY_TIME, list_peer, &l);
 	return l.n;
 }
-
-#define AGREED_MS 600000
 
 bool mesh_agrees(const struct mesh *mesh)
 {

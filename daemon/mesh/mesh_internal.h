@@ -21,6 +21,7 @@
 #define EXPIRE_MS 1000
 #define BOTH_DIALLED_MS 5000               /* two links so close in time were dialled at once */
 #define CLOCKS_DIFFER_MAX_S 300
+#define AGREED_MS 600000                   /* so long a node whose clock agreed counts after it has gone */
 #define JOIN_ANSWER_MS 20000               /* for JOIN or JOINED once the channel stands */
 #define JOIN_TAIL_MAX (4u << 20)           /* bytes of records in JOIN and JOINED */
 #define TROUBLE_SIZE 160

@@ -652,6 +652,11 @@ void trust_free(struct trust *trust)
 	free(trust);
 }
 
+const uint8_t *trust_own(const struct trust *trust)
+{
+	return trust->slots[0].key;
+}
+
 uint64_t trust_generation(const struct trust *trust)
 {
 	return trust->generation;

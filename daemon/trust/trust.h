@@ -56,6 +56,8 @@ void trust_forget(struct trust *trust, const uint8_t association[KEY_BYTES]);
 /* Drops what lost its signer's authority, what is no longer in reach other than by time, and what has been over for long; returns how
  * many. Agreements that end by time leave reach here: call it every second or so, it costs nothing while nothing is due. */
 size_t trust_expire(struct trust *trust, uint64_t now);
+/* The association that it was made for. */
+const uint8_t *trust_own(const struct trust *trust);
 /* Grows with every change: callers that derive from trust compare and recompute. */
 uint64_t trust_generation(const struct trust *trust);
 /* Grows with every change after which a node may be admitted that was not, or the other way round: seldom. */

@@ -157,7 +157,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 	begin();
 	struct gossip_config config = {.trust = trust, .send = on_send, .random = on_random};
 	memcpy(config.node, own.key, KEY_BYTES);
-	memcpy(config.association, root.key, KEY_BYTES);
 	struct gossip *g = gossip_new(&config);
 	must(g && !gossip_peer_up(g, other.key, (struct gossip_clock){.now = NOW, .ms = 1000}));
 	give(g, data, n);

@@ -181,7 +181,6 @@ static void begin_nodes(uint64_t seed, unsigned loss, unsigned delay, int associ
 		m->trust = trust_new(m->people->root.key, m->key);
 		struct gossip_config config = {.trust = m->trust, .send = send_one, .random = fill_random, .changed = on_changed, .arg = m};
 		memcpy(config.node, m->key, KEY_BYTES);
-		memcpy(config.association, m->people->root.key, KEY_BYTES);
 		m->gossip = gossip_new(&config);
 		sign_association(m->people, 1);
 		assert_int_equal(take(m->trust), 1);

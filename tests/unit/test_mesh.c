@@ -854,7 +854,7 @@ static void who_is_told_our_last_word_tells_us_what_time_it_is(void **state)
 	open_mesh(&sites[B]);
 	WAIT(mesh_agrees(sites[A].mesh));
 	assert_false(mesh_is_up(sites[A].mesh, sites[B].keys.node));
-	/* not for ever, and not when our clock was set since */
+	/* not when our clock was set since */
 	sites[A].clock_off = 86400;
 	WAIT(!mesh_agrees(sites[A].mesh));
 }
