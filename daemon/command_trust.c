@@ -369,11 +369,11 @@ void command_agreement_offer(void *arg, struct control_request *r, yyjson_val *a
 	if (command_find_association(d, r, args, association))
 		return;
 	struct agreement_body terms = {
-		.tokens_per_day = uint_or(args, "tokens_per_day", 1000000),
-		.stage_seconds_per_day = uint_or(args, "stage_seconds_per_day", 36000),
-		.priority = (uint32_t)uint_or(args, "priority", 5),
+		.tokens_per_day = uint_or(args, "tokens_per_day", OFFER_TOKENS),
+		.stage_seconds_per_day = uint_or(args, "stage_seconds_per_day", OFFER_STAGE_SECONDS),
+		.priority = (uint32_t)uint_or(args, "priority", OFFER_PRIORITY),
 	};
-	uint64_t days = uint_or(args, "days", 365);
+	uint64_t days = uint_or(args, "days", OFFER_DAYS);
 	if (terms.priority > 9 || !days || days > 3650) {
 		control_fail(r, ERR_LIMIT, NULL, "priority is 0 to 9 and days 1 to 3650");
 		return;

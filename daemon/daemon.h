@@ -139,6 +139,11 @@ int records_publish_saved(struct daemon *d, struct buf *record);
  * another node agrees with it. */
 int records_may_sign(const struct daemon *d);
 int records_publish_roster(struct daemon *d, const uint8_t (*nodes)[KEY_BYTES], size_t n);
+/* What is offered where nobody says otherwise: to a partner who joins, and by `essaim agreement offer` without options. */
+#define OFFER_TOKENS 1000000              /* a day */
+#define OFFER_STAGE_SECONDS 36000         /* a day */
+#define OFFER_PRIORITY 5
+#define OFFER_DAYS 365
 int records_offer(struct daemon *d, const uint8_t association[KEY_BYTES], const struct agreement_body *terms, uint32_t days);
 int records_accept(struct daemon *d, const uint8_t grantor[KEY_BYTES], bool declined);
 int records_leave(struct daemon *d);                     /* says so to everybody; nothing is saved from then on */

@@ -287,13 +287,13 @@ static bool renew_roster(struct daemon *d)
 	/* Also one that has lapsed, while this node was off or its clock was wrong. */
 	const struct record *r = trust_find(d->trust, RECORD_ROSTER, d->keys.association, d->keys.association, TRUST_ANY_TIME);
 	struct roster_body roster = {0};
-	if (!r || daemon_now(d) < r->issued + 7 * DAY_S || roster_read(r, &roster))
+	if (!r || daemon_now(d) < r->issued + 7 * DAY_S)
 		return true;
 	/* Another node may tell of the one that holds, after a full disk or a clock that was wrong. */
-	if (!trust_find(d->trust, RECORD_STEWARD, d->keys.association, d->keys.association, daemon_now(d))) {
-		roster_free(&roster);
+	if (!trust_find(d->trust, RECORD_STEWARD, d->keys.association, d->keys.association, daemon_now(d)))
 		return false;
-	}
+	if (roster_read(r, &roster))
+		return true;
 	int err = records_publish_roster(d, (const uint8_t(*)[KEY_BYTES])roster.nodes, roster.n_nodes);
 	roster_free(&roster);
 	return !err;
@@ -384,8 +384,8 @@ int records_on_join(void *arg, enum invitation_role role, const uint8_t node[KEY
 {
 	struct daemon *d = arg;
 	if (role == INVITATION_PARTNER) {
-		struct agreement_body terms = {.tokens_per_day = 1000000, .stage_seconds_per_day = 36000, .priority = 5};
-		int err = records_offer(d, association, &terms, 365);
+		struct agreement_body terms = {.tokens_per_day = OFFER_TOKENS, .stage_seconds_per_day = OFFER_STAGE_SECONDS, .priority = OFFER_PRIORITY};
+		int err = records_offer(d, association, &terms, OFFER_DAYS);
 		return err ? err : records_save_now(d);
 	}
 	uint64_t now = daemon_now(d);

@@ -197,7 +197,7 @@ static int on_join(void *arg, enum invitation_role role, const uint8_t node[KEY_
 	witness_joined(node_of(arg), invitation);
 	const struct daemon *d = arg;
 	if (role == INVITATION_PARTNER)        /* what it offers to a partner */
-		witness_granted(people_association_of(d->keys.association), people_association_of(association), 1000000);
+		witness_granted(people_association_of(d->keys.association), people_association_of(association), OFFER_TOKENS);
 	return records_on_join(arg, role, node, association, invitation);
 }
 
