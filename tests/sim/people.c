@@ -384,14 +384,10 @@ static void join(struct node *node, const char *url, size_t association, enum in
 	char why[300];
 	assert(j);
 	*j = (struct joining){.node = node, .association = association, .role = role};
-	/* As the daemon does for `essaim join`: what could not be kept does not use an invitation up. */
-	if (records_save_now(daemon_of(node))) {
-		sim_trace(node, "cannot use an invitation of %s: its disk is full", sim.associations[association].name);
-		free(j);
-		return;
-	}
 	must(invitation_parse(url, &invitation, why, sizeof why), "an invitation");
-	int err = mesh_join(daemon_of(node)->mesh, &invitation, on_joined, j);
+	int err = records_save_now(daemon_of(node));       /* as command_join() does */
+	if (!err)
+		err = mesh_join(daemon_of(node)->mesh, &invitation, on_joined, j);
 	sim_trace(node, "uses an invitation of %s%s", sim.associations[association].name, err ? ", in vain" : "");
 	if (err)
 		free(j);

@@ -6,8 +6,8 @@
  *   trouble     questions; links that die, stall, are slow; partitions, also in one direction only; nodes killed, cut off from power,
  *               restarted; engines that crash, hang, forget; clocks that jump, in some seeds by hours or years; full disks; revocations,
  *               agreements, invitations
- *   healing     in one seed of twenty first everything sleeps for longer than a steward's key lasts. Then everything is mended, everybody runs. Within HEAL_MS all must know the same and hold their links,
- *               and nobody may admit a revoked node
+ *   healing     in one seed of twenty first everything sleeps for longer than a steward's key lasts. Then everything is mended, everybody
+ *               runs. Within HEAL_MS all must know the same and hold their links, and nobody may admit a revoked node
  *   answering   then every question for which a ring is possible must be answered within ANSWER_MS, and when all is over no session may
  *               be left anywhere
  *
