@@ -27,7 +27,7 @@ extern char **environ;
 
 static bool may_know(const char *entry)
 {
-	static const char *const names[] = {"PATH=", "LANG=", "LC_", "TZ=", "OMP_", "GOMP_", "GGML_", "ESSAIM_BACKENDS=", "LLAMA_", "LD_LIBRARY_PATH=", "VK_",
+	static const char *const names[] = {"PATH=", "LANG=", "LC_", "TZ=", "OMP_", "GOMP_", "GLIBC_TUNABLES=", "GGML_", "ESSAIM_BACKENDS=", "LLAMA_", "LD_LIBRARY_PATH=", "VK_",
 					    "JOURNAL_STREAM=", "ASAN_OPTIONS=", "UBSAN_OPTIONS=", "LSAN_OPTIONS=", "TSAN_OPTIONS="};
 	for (size_t i = 0; i < sizeof names / sizeof *names; i++)
 		if (!strncmp(entry, names[i], strlen(names[i])))
@@ -37,14 +37,10 @@ static bool may_know(const char *entry)
 
 static void make_environment(char **out)
 {
-	/* An idle engine's threads must not steal the cores of the one that works (DESIGN D1: 20 instead of 37 tokens a second). */
-	static char spin[] = "GOMP_SPINCOUNT=4000";
 	size_t n = 0;
-	for (char **entry = environ; *entry && n < ENVIRONMENT_MAX - 2; entry++)
+	for (char **entry = environ; *entry && n < ENVIRONMENT_MAX - 1; entry++)
 		if (may_know(*entry))
 			out[n++] = *entry;
-	if (!getenv("GOMP_SPINCOUNT"))
-		out[n++] = spin;
 	out[n] = NULL;
 }
 

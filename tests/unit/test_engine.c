@@ -1172,6 +1172,46 @@ static void hello_says_version_quirks_and_that_the_sandbox_stands(void **state)
 	assert_int_equal(engine_stop(&e), 0);
 }
 
+/* Read before main() by the libraries; so it is there at a process's start, or never. */
+static void what_its_libraries_read_when_they_are_loaded_is_set(void **state)
+{
+	bool huge_pages = false, spin = false;
+	char path[64], entry[4096];
+	struct engine e;
+	size_t n = 0;
+	FILE *file;
+
+	unsetenv("GLIBC_TUNABLES");
+	unsetenv("GOMP_SPINCOUNT");
+	engine_start(&e, NULL);
+	snprintf(path, sizeof path, "/proc/%d/environ", (int)e.pid);
+	file = fopen(path, "r");
+	if (!file && errno == EACCES) {                /* it may be looked into by nobody but root: no core dumps */
+		engine_stop(&e);
+		skip();
+	}
+	assert_non_null(file);
+	for (int c; (c = fgetc(file)) != EOF;) {
+		entry[n] = (char)c;
+		n += n < sizeof entry - 1;
+		if (c)
+			continue;
+		huge_pages = huge_pages || !strcmp(entry, "GLIBC_TUNABLES=glibc.malloc.hugetlb=1");
+		spin = spin || !strcmp(entry, "GOMP_SPINCOUNT=4000");
+		n = 0;
+	}
+	fclose(file);
+	assert_true(huge_pages);
+	assert_true(spin);
+	snprintf(path, sizeof path, "/proc/%d/comm", (int)e.pid);
+	file = fopen(path, "r");
+	assert_non_null(file);
+	assert_non_null(fgets(entry, sizeof entry, file));
+	assert_string_equal(entry, "essaim-engine\n");
+	fclose(file);
+	assert_int_equal(engine_stop(&e), 0);
+}
+
 /* The real model, when it is there: the text that other software made of it. */
 static void the_stories_model_tells_its_story(void **state)
 {
@@ -1225,6 +1265,7 @@ int main(void)
 #define SESSION_TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(hello_says_version_quirks_and_that_the_sandbox_stands),
+		cmocka_unit_test(what_its_libraries_read_when_they_are_loaded_is_set),
 		cmocka_unit_test(the_sandbox_denies_files_sockets_and_programs),
 		cmocka_unit_test(a_ring_of_llama_says_what_the_whole_model_says),
 		cmocka_unit_test(a_ring_of_qwen2_says_what_the_whole_model_says),

@@ -260,6 +260,30 @@ static void biases_come_before_everything_else(void **state)
 	assert_non_null(strstr(why, "logit_bias"));
 }
 
+/* Against exp() of the C library, in a vocabulary that is no multiple of anything. */
+static void logprobs_are_right_to_six_digits_however_large_the_logits_are(void **state)
+{
+	struct sampling s = { .top_p = 1, .repeat_penalty = 1 };
+	static const float scales[] = { 0, 0.01f, 3, 40, 1e6f };
+	enum { N = 1021 };
+	struct sample sample;
+	float logits[N], logprob;
+
+	assert_int_equal(sample_init(&sample, N), 0);
+	for (size_t k = 0; k < sizeof scales / sizeof *scales; k++) {
+		double total = 0;
+		int32_t id;
+
+		for (uint32_t i = 0; i < N; i++)
+			logits[i] = scales[k] * (float)(sample_random(k, i) - 0.5);
+		id = sample_choose(&sample, logits, &s, 0, NULL, 0, NULL, &logprob);
+		for (uint32_t i = 0; i < N; i++)
+			total += exp((double)logits[i] - logits[id]);
+		assert_true(fabs(logprob + log(total)) < 1e-6);
+	}
+	sample_release(&sample);
+}
+
 static void the_likeliest_are_told_in_order_with_their_logprobs(void **state)
 {
 	const float logits[] = { logf(0.1f) + 2, logf(0.4f) + 2, logf(0.1f) + 2, logf(0.3f) + 2, logf(0.1f) + 2 };
@@ -398,6 +422,7 @@ int main(void)
 		cmocka_unit_test(penalties_make_repetition_unlikely),
 		cmocka_unit_test(logprobs_are_of_the_distribution_before_temperature),
 		cmocka_unit_test(biases_come_before_everything_else),
+		cmocka_unit_test(logprobs_are_right_to_six_digits_however_large_the_logits_are),
 		cmocka_unit_test(the_likeliest_are_told_in_order_with_their_logprobs),
 		cmocka_unit_test(a_filter_is_shown_all_tokens_only_when_it_refuses_one),
 		cmocka_unit_test(a_filter_leaves_the_shares_of_what_it_allows),
