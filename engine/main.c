@@ -26,6 +26,7 @@
 #include "engine/quirks.h"
 #include "engine/sandbox.h"
 #include "engine/server.h"
+#include "proto/engine_environment.h"
 #include "proto/err.h"
 #include "proto/log.h"
 #include "proto/text.h"
@@ -36,23 +37,14 @@
 
 #define DAEMON_FD 3
 
-/* What libgomp and the C library read when they are loaded, before main(). With libgomp's default an idle engine's threads spin and
- * take the cores from the engine that works: 20 instead of 37 tokens a second (DESIGN D1). Where the kernel gives huge pages only to
- * those who ask, malloc() asks for weights and caches (tunables(7)): 1.1 times the tokens a second. */
-static const char *const environment[][2] = {
-	{ "GOMP_SPINCOUNT", "4000" },
-	{ "GLIBC_TUNABLES", "glibc.malloc.hugetlb=1" },
-};
-
-/* What somebody has set stays. Otherwise this program is started over, once. */
 static void set_environment(char **argv)
 {
 	bool changed = false;
 
-	for (size_t i = 0; i < sizeof environment / sizeof *environment; i++)
-		if (!getenv(environment[i][0]) && setenv(environment[i][0], environment[i][1], 1) == 0)
+	for (size_t i = 0; i < ENGINE_ENVIRONMENT_N; i++)
+		if (!getenv(engine_environment[i].name) && setenv(engine_environment[i].name, engine_environment[i].value, 1) == 0)
 			changed = true;
-	if (changed)
+	if (changed && !getenv("OMP_PROC_BIND"))        /* which has bound this thread to a core by now, and what it starts with it */
 		execv("/proc/self/exe", argv);
 	/* without /proc it goes on, only slower */
 	prctl(PR_SET_NAME, "essaim-engine");           /* and not "exe", which pgrep(1) and ps(1) would say now */

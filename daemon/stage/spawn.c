@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "daemon/stage/stage_internal.h"
+#include "proto/engine_environment.h"
 #include "proto/text.h"
 
 #define ENGINE_FD 3
@@ -35,12 +36,24 @@ static bool may_know(const char *entry)
 	return false;
 }
 
-static void make_environment(char **out)
+/* What an engine may know of our own environment, and what it needs (set, a buffer for it). all_cores: each of its threads keeps to a core of its
+ * own (OpenMP 5.0, 6.4), unless somebody has said otherwise. */
+static void make_environment(char **out, char set[ENGINE_ENVIRONMENT_N][64], bool all_cores)
 {
+	static char bind[] = "OMP_PROC_BIND=true", places[] = "OMP_PLACES=cores";
 	size_t n = 0;
-	for (char **entry = environ; *entry && n < ENVIRONMENT_MAX - 1; entry++)
+	for (char **entry = environ; *entry && n < ENVIRONMENT_MAX - 3 - ENGINE_ENVIRONMENT_N; entry++)
 		if (may_know(*entry))
 			out[n++] = *entry;
+	for (size_t i = 0; i < ENGINE_ENVIRONMENT_N; i++)
+		if (!getenv(engine_environment[i].name)) {
+			snprintf(set[i], sizeof set[i], "%s=%s", engine_environment[i].name, engine_environment[i].value);
+			out[n++] = set[i];
+		}
+	if (all_cores && !getenv("OMP_PROC_BIND") && !getenv("OMP_PLACES") && !getenv("GOMP_CPU_AFFINITY")) {
+		out[n++] = bind;
+		out[n++] = places;
+	}
 	out[n] = NULL;
 }
 
@@ -68,12 +81,12 @@ static int prepare(posix_spawn_file_actions_t *actions, posix_spawnattr_t *attri
 	return -err;
 }
 
-int engine_spawn(const char *path, uint64_t data_limit, const char *gpu, pid_t *pid, int *fd, char *why, size_t why_size)
+int engine_spawn(const char *path, uint64_t data_limit, const char *gpu, bool all_cores, pid_t *pid, int *fd, char *why, size_t why_size)
 {
 	int pair[2];
 	posix_spawn_file_actions_t actions;
 	posix_spawnattr_t attributes;
-	char limit[32], *environment[ENVIRONMENT_MAX];
+	char limit[32], *environment[ENVIRONMENT_MAX], set[ENGINE_ENVIRONMENT_N][64];
 	char program[] = "essaim-engine", option[] = "--memory-max", option_gpu[] = "--gpu", device[32];
 	char *arguments[6] = {program};
 	size_t n = 1;
@@ -87,7 +100,7 @@ int engine_spawn(const char *path, uint64_t data_limit, const char *gpu, pid_t *
 		text_copy(device, sizeof device, gpu);
 	}
 	snprintf(limit, sizeof limit, "%" PRIu64, data_limit);
-	make_environment(environment);
+	make_environment(environment, set, all_cores);
 
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair)) {
 		int err = -errno;

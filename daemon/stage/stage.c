@@ -87,7 +87,9 @@ int engine_new(struct stage *stage, uint64_t data_limit, const char *gpu, struct
 	struct engine *e = calloc(1, sizeof *e);
 	if (!e)
 		return -ENOMEM;
-	int err = engine_spawn(stage->engine_path, data_limit, gpu, &e->pid, &fd, why, why_size);
+	/* Drivers of devices have threads of their own, which would all be kept to the first core. */
+	bool all_cores = !gpu && stage->config.threads >= uv_available_parallelism();
+	int err = engine_spawn(stage->engine_path, data_limit, gpu, all_cores, &e->pid, &fd, why, why_size);
 	if (err) {
 		free(e);
 		return err;

@@ -48,8 +48,8 @@ void engine_io_close(struct engine_io *io);        /* idempotent */
 
 /* --- spawn.c ----------------------------------------------------------------------------------------- */
 
-/* *fd is our end of the socketpair, close-on-exec. why: a sentence with a remedy. */
-int engine_spawn(const char *path, uint64_t data_limit, const char *gpu, pid_t *pid, int *fd, char *why, size_t why_size);
+/* all_cores: it computes with as many threads as there are cores. *fd is our end of the socketpair, close-on-exec. why: a sentence with a remedy. */
+int engine_spawn(const char *path, uint64_t data_limit, const char *gpu, bool all_cores, pid_t *pid, int *fd, char *why, size_t why_size);
 
 /* --- stage.c ----------------------------------------------------------------------------------------- */
 

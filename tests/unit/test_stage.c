@@ -19,6 +19,7 @@
 
 #include "daemon/stage/stage.h"
 #include "daemon/stage/watch.h"
+#include "proto/engine_environment.h"
 #include "tests/samples.h"
 #include "tests/unit/fake_engine.h"
 
@@ -97,16 +98,21 @@ static void on_deadline(uv_timer_t *timer)
 	((struct bench *)timer->data)->late = true;
 }
 
-static void open_bench(struct bench *b, const char *engine, unsigned hang_seconds)
+static void open_bench_with(struct bench *b, const char *engine, unsigned hang_seconds, unsigned threads)
 {
 	memset(b, 0, sizeof *b);
 	assert_int_equal(uv_loop_init(&b->loop), 0);
 	uv_timer_init(&b->loop, &b->deadline);
 	b->deadline.data = b;
 	uv_timer_start(&b->deadline, on_deadline, DEADLINE_MS, 0);
-	struct stage_config config = {.loop = &b->loop, .engine_path = engine, .threads = 2, .hang_seconds = hang_seconds, .on_frame = on_frame,
+	struct stage_config config = {.loop = &b->loop, .engine_path = engine, .threads = threads, .hang_seconds = hang_seconds, .on_frame = on_frame,
 				      .on_state = on_state, .arg = b};
 	assert_int_equal(stage_open(&b->stage, &config), 0);
+}
+
+static void open_bench(struct bench *b, const char *engine, unsigned hang_seconds)
+{
+	open_bench_with(b, engine, hang_seconds, 2);
 }
 
 #define wait_for(b, condition) \
@@ -270,7 +276,7 @@ static void an_engine_knows_nothing_of_the_daemon_but_descriptor_3(void **state)
 	int leak = fcntl(STDIN_FILENO, F_DUPFD, 10);   /* a library forgot O_CLOEXEC */
 	assert_true(leak >= 10);
 	assert_int_equal(setenv("CREDENTIALS_DIRECTORY", "12", 1), 0);
-	assert_int_equal(setenv("GOMP_SPINCOUNT", "77", 1), 0);
+	assert_int_equal(unsetenv("GOMP_SPINCOUNT"), 0);
 	open_bench(&b, own_path, 0);
 	struct stage_load load = load_of(model_a, 64);
 	load.data_limit = 123456789;
@@ -283,15 +289,46 @@ static void an_engine_knows_nothing_of_the_daemon_but_descriptor_3(void **state)
 	render(&b, "environment CREDENTIALS_DIRECTORY");
 	assert_int_equal(b.rendered[0], FAKE_UNDEFINED);
 	render(&b, "environment GOMP_SPINCOUNT");
-	assert_int_equal(b.rendered[0], 77);
+	assert_int_equal(b.rendered[0], atoi(engine_environment[0].value));
 	render(&b, "options");
 	static const char options[] = "--memory-max 123456789";
 	assert_int_equal(b.n_tokens, strlen(options));
 	for (size_t i = 0; options[i]; i++)
 		assert_int_equal(b.rendered[i], options[i]);
 	close_bench(&b);
+	assert_int_equal(setenv("GOMP_SPINCOUNT", "77", 1), 0);        /* somebody's own choice */
+	open_bench(&b, own_path, 0);
+	start(&b, model_a, 64);
+	wait_for(&b, b.state == STAGE_READY);
+	render(&b, "environment GOMP_SPINCOUNT");
+	assert_int_equal(b.rendered[0], 77);
+	close_bench(&b);
 	assert_int_equal(unsetenv("GOMP_SPINCOUNT"), 0);
 	close(leak);
+}
+
+static void threads_keep_to_cores_where_there_is_one_for_each(void **state)
+{
+	unsigned cores = uv_available_parallelism();
+	struct bench b;
+	unsetenv("OMP_PLACES");
+	unsetenv("OMP_PROC_BIND");
+	for (unsigned threads = cores; threads && threads + 1 >= cores; threads--) {
+		open_bench_with(&b, own_path, 0, threads);
+		start(&b, model_a, 64);
+		wait_for(&b, b.state == STAGE_READY);
+		render(&b, "environment OMP_PLACES");
+		assert_int_equal(b.rendered[0], threads == cores ? 0 /* no number: "cores" */ : FAKE_UNDEFINED);
+		close_bench(&b);
+	}
+	assert_int_equal(setenv("OMP_PROC_BIND", "false", 1), 0);      /* somebody's own choice */
+	open_bench_with(&b, own_path, 0, cores);
+	start(&b, model_a, 64);
+	wait_for(&b, b.state == STAGE_READY);
+	render(&b, "environment OMP_PLACES");
+	assert_int_equal(b.rendered[0], FAKE_UNDEFINED);
+	close_bench(&b);
+	assert_int_equal(unsetenv("OMP_PROC_BIND"), 0);
 }
 
 static void other_ranges_replace_the_engine_the_same_ones_do_not(void **state)
@@ -759,6 +796,7 @@ int main(int argc, char **argv)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(an_engine_is_started_loaded_and_answers),
 		cmocka_unit_test(an_engine_knows_nothing_of_the_daemon_but_descriptor_3),
+		cmocka_unit_test(threads_keep_to_cores_where_there_is_one_for_each),
 		cmocka_unit_test(other_ranges_replace_the_engine_the_same_ones_do_not),
 		cmocka_unit_test(two_models_have_an_engine_each),
 		cmocka_unit_test(a_dead_engine_is_told_and_started_anew_by_the_caller),
