@@ -183,7 +183,7 @@ static void flush_outbox(struct ring *ring, const uint8_t *gone)
 	}
 }
 
-int ring_send_close(struct ring *ring, const uint8_t *node, const uint8_t model[KEY_BYTES], const struct close_message *close)
+static int try_close(struct ring *ring, const uint8_t *node, const uint8_t model[KEY_BYTES], const struct close_message *close)
 {
 	struct buf frame;
 	buf_init(&frame, FRAME_MAX);
@@ -193,6 +193,34 @@ int ring_send_close(struct ring *ring, const uint8_t *node, const uint8_t model[
 	else
 		err = node ? ring_to_node(ring, node, &frame) : ring_to_engine(ring, model, &frame);
 	return err;
+}
+
+/* No memory just now, or a queue that is full: a session that nobody closes would keep its place. */
+static bool comes_again(int err)
+{
+	return err == -ENOMEM || err == ERR_BUSY;
+}
+
+int ring_send_close(struct ring *ring, const uint8_t *node, const uint8_t model[KEY_BYTES], const struct close_message *close)
+{
+	int err = try_close(ring, node, model, close);
+	if (comes_again(err) && ring->n_late < LATE_MAX) {
+		struct late_close *late = &ring->late[ring->n_late++];
+		*late = (struct late_close){.far = node != NULL, .close = *close};
+		memcpy(late->model, model, KEY_BYTES);
+		if (node)
+			memcpy(late->node, node, KEY_BYTES);
+	}
+	return err;
+}
+
+static void send_late(struct ring *ring)
+{
+	for (size_t i = ring->n_late; i-- > 0;) {
+		struct late_close *late = &ring->late[i];
+		if (!comes_again(try_close(ring, late->far ? late->node : NULL, late->model, &late->close)))
+			*late = ring->late[--ring->n_late];
+	}
 }
 
 int ring_send_block(struct ring *ring, const uint8_t *node, const uint8_t model[KEY_BYTES], const struct rows_block *block)
@@ -401,6 +429,7 @@ void ring_tick(struct ring *ring)
 	ring_enter(ring);
 	if (ring->outbox)
 		flush_outbox(ring, NULL);
+	send_late(ring);
 	for (struct ring_session *s = ring->sessions; s; s = s->next)
 		home_tick(s);
 	transit_tick(ring);

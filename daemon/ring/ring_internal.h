@@ -43,6 +43,7 @@
 #define HOME_NODES_MAX 64            /* nodes that one question ever used */
 #define OUTBOX_MAX (64u << 20)       /* bytes waiting for links whose queue is full */
 #define RECEIPT_LIFE_S (400u * 86400)
+#define LATE_MAX 64                  /* CLOSEs that could not be sent and are tried again at each tick */
 
 /* --- home ------------------------------------------------------------------------------------------- */
 
@@ -172,6 +173,12 @@ struct outgoing {                    /* waits for room in its link's queue */
 	struct buf frame;
 };
 
+struct late_close {
+	bool far;                    /* to a node; else to the own engine */
+	uint8_t node[KEY_BYTES], model[KEY_BYTES];
+	struct close_message close;
+};
+
 struct ring {
 	struct ring_config config;
 	unsigned depth;
@@ -184,6 +191,8 @@ struct ring {
 	struct seen seen;
 	struct outgoing *outbox;
 	size_t outbox_bytes;
+	size_t n_late;
+	struct late_close late[LATE_MAX];
 	uint64_t rows, tokens, faults, cached;
 };
 
@@ -198,6 +207,7 @@ void ring_leave(struct ring *ring);
 struct ring_session *ring_find_session(const struct ring *ring, const uint8_t id[SESSION_BYTES]);   /* setting up, running or closing */
 int ring_to_node(struct ring *ring, const uint8_t node[KEY_BYTES], struct buf *frame);          /* takes the frame always */
 int ring_to_engine(struct ring *ring, const uint8_t model[KEY_BYTES], struct buf *frame);       /* takes the frame always */
+/* Tried again at each tick where there was no memory for it. */
 int ring_send_close(struct ring *ring, const uint8_t *node /* NULL: own engine */, const uint8_t model[KEY_BYTES],
 		    const struct close_message *close);
 int ring_send_block(struct ring *ring, const uint8_t *node /* NULL: own engine */, const uint8_t model[KEY_BYTES],

@@ -443,6 +443,11 @@ static int cb_engine(void *arg, const uint8_t model[KEY_BYTES], struct buf *fram
 		return ERR_ENGINE;
 	}
 	struct frame view = decode(frame);
+	if (view.type == FRAME_CLOSE && node->no_memory_to_close) {
+		node->no_memory_to_close--;
+		buf_release(frame);
+		return -ENOMEM;
+	}
 	take_places(node, &view);
 	add_event(node->world, TO_ENGINE, node->index, node->index, frame, 0);
 	return 0;

@@ -31,6 +31,7 @@ struct world_node {
 	/* its engine */
 	struct engine_session *sessions;
 	bool engine_dead, engine_silent, engine_swallows_opens;
+	unsigned no_memory_to_close;           /* so many CLOSEs to the engine fail */
 	uint64_t engine_back_at;               /* a dead engine lives again at this time; 0: never */
 	uint64_t engine_ms;                    /* extra time of each answer */
 	int forget_at;                         /* loses all positions once, at a block from this position on; -1: never */

@@ -342,6 +342,28 @@ static void a_stage_that_is_never_ready_is_replaced_after_ten_seconds(void **sta
 	world_release(&w);
 }
 
+static void a_place_is_given_up_later_where_there_is_no_memory_to_close(void **state)
+{
+	struct world w;
+	struct world_answer a = {0};
+	int32_t prompt[5];
+	world_init(&w, 23, 3);
+	for (size_t i = 0; i < 3; i++)
+		w.nodes[i].no_memory_to_close = 3;
+	struct ring_plan plan = world_plan(&w, ring_of_three, 4);
+	world_prompt(&w, prompt, 5);
+	world_ask(&w, &a, &plan, prompt, 5, 20, lasting_seed(prompt, 5, 20));
+	world_run(&w, &a);
+	assert_whole(&a, prompt, 5, 20, lasting_seed(prompt, 5, 20));
+	world_run_ms(&w, 5000);
+	for (size_t i = 0; i < 3; i++) {
+		assert_int_equal(w.nodes[i].no_memory_to_close, 0);
+		assert_int_equal(w.nodes[i].n_taken, 0);
+	}
+	assert_nothing_left(&w);
+	world_release(&w);
+}
+
 static void hush_at_ten(struct world_answer *a)
 {
 	if (a->n == 10) {
@@ -1144,6 +1166,7 @@ int main(void)
 		cmocka_unit_test(without_a_spare_the_answer_ends_with_what_the_stage_said),
 		cmocka_unit_test(whatever_links_do_tokens_are_right_or_the_answer_ends),
 		cmocka_unit_test(a_stage_that_is_never_ready_is_replaced_after_ten_seconds),
+		cmocka_unit_test(a_place_is_given_up_later_where_there_is_no_memory_to_close),
 		cmocka_unit_test(a_silent_stage_is_found_by_the_next_set_up_and_replaced),
 		cmocka_unit_test(a_stage_without_a_way_to_the_next_is_not_ready),
 		cmocka_unit_test(an_engine_that_dies_elsewhere_costs_a_pause_here_the_answer),
