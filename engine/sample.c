@@ -302,6 +302,7 @@ static int32_t draw(struct candidate *c, size_t n, const struct sampling *s, dou
 	for (size_t i = 0; i < n; i++)
 		if (c[i].logit >= least)
 			c[kept++] = c[i];
+	/* from here on the kept ones' logits are their weights */
 	mark = random * weigh(c, kept, top, s->temperature, true);
 	for (size_t i = 0; i < kept; i++) {
 		sum += c[i].logit;

@@ -204,7 +204,9 @@ static bool comes_again(int err)
 int ring_send_close(struct ring *ring, const uint8_t *node, const uint8_t model[KEY_BYTES], const struct close_message *close)
 {
 	int err = try_close(ring, node, model, close);
-	if (comes_again(err) && ring->n_late < LATE_MAX) {
+	if (comes_again(err) && ring->n_late == LATE_MAX) {
+		log_warning("ring: out of memory: a session could not be closed and keeps its place");
+	} else if (comes_again(err)) {
 		struct late_close *late = &ring->late[ring->n_late++];
 		*late = (struct late_close){.far = node != NULL, .close = *close};
 		memcpy(late->model, model, KEY_BYTES);

@@ -31,6 +31,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "proto/engine_environment.h"
 #include "proto/err.h"
 #include "tests/unit/engine_driver.h"
 
@@ -1175,14 +1176,14 @@ static void hello_says_version_quirks_and_that_the_sandbox_stands(void **state)
 /* Read before main() by the libraries; so it is there at a process's start, or never. */
 static void what_its_libraries_read_when_they_are_loaded_is_set(void **state)
 {
-	bool huge_pages = false, spin = false;
 	char path[64], entry[4096];
+	size_t n = 0, found = 0;
 	struct engine e;
-	size_t n = 0;
 	FILE *file;
 
-	unsetenv("GLIBC_TUNABLES");
-	unsetenv("GOMP_SPINCOUNT");
+	unsetenv("OMP_PROC_BIND");
+	for (size_t i = 0; i < ENGINE_ENVIRONMENT_N; i++)
+		unsetenv(engine_environment[i].name);
 	engine_start(&e, NULL);
 	snprintf(path, sizeof path, "/proc/%d/environ", (int)e.pid);
 	file = fopen(path, "r");
@@ -1196,13 +1197,16 @@ static void what_its_libraries_read_when_they_are_loaded_is_set(void **state)
 		n += n < sizeof entry - 1;
 		if (c)
 			continue;
-		huge_pages = huge_pages || !strcmp(entry, "GLIBC_TUNABLES=glibc.malloc.hugetlb=1");
-		spin = spin || !strcmp(entry, "GOMP_SPINCOUNT=4000");
+		for (size_t i = 0; i < ENGINE_ENVIRONMENT_N; i++) {
+			size_t length = strlen(engine_environment[i].name);
+
+			found += !strncmp(entry, engine_environment[i].name, length) && entry[length] == '=' &&
+				 !strcmp(entry + length + 1, engine_environment[i].value);
+		}
 		n = 0;
 	}
 	fclose(file);
-	assert_true(huge_pages);
-	assert_true(spin);
+	assert_int_equal(found, ENGINE_ENVIRONMENT_N);
 	snprintf(path, sizeof path, "/proc/%d/comm", (int)e.pid);
 	file = fopen(path, "r");
 	assert_non_null(file);
