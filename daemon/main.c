@@ -94,15 +94,14 @@ static void notify(const char *state)
 
 /* --- what connects the rooms ---------------------------------------------------------------------- */
 
-static void on_mesh_frame(void *arg, const uint8_t node[KEY_BYTES], const struct frame *frame)
+static int on_mesh_frame(void *arg, const uint8_t node[KEY_BYTES], const struct frame *frame)
 {
 	struct daemon *d = arg;
-	if (frame->type == FRAME_SEALED) {
-		if (d->gateway)
-			gateway_on_frame(d->gateway, node, frame);
-	} else if (d->ring) {
-		ring_on_frame(d->ring, node, frame);
-	}
+	if (frame->type != FRAME_SEALED)
+		return d->ring ? ring_on_frame(d->ring, node, frame) : 0;
+	if (d->gateway)
+		gateway_on_frame(d->gateway, node, frame);
+	return 0;
 }
 
 static void on_mesh_peer(void *arg, const uint8_t node[KEY_BYTES], bool up)

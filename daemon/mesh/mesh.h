@@ -27,8 +27,8 @@ struct mesh_config {
 	const char *listen_host;
 	uint16_t listen_port;              /* 0: any */
 	uint64_t (*now)(void *arg);        /* Unix seconds */
-	/* Ring frames and SEALED (TICKET .. SEALED) from an admitted neighbour. */
-	void (*on_frame)(void *arg, const uint8_t node[KEY_BYTES], const struct frame *frame);
+	/* Ring frames and SEALED (TICKET .. SEALED) from an admitted neighbour. 0, or an error that ends the link. */
+	int (*on_frame)(void *arg, const uint8_t node[KEY_BYTES], const struct frame *frame);
 	void (*on_peer)(void *arg, const uint8_t node[KEY_BYTES], bool up);
 	void (*on_records)(void *arg);     /* trust changed through gossip, joining or expiry: recompute, save */
 	/* What a joiner of mine becomes: signs roster (INVITATION_NODE) or offers an agreement (PARTNER) with what the

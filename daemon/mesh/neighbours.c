@@ -535,7 +535,7 @@ void neighbours_on_frame(void *owner, struct link *link, const struct frame *fra
 		if (port->kind != LINK_LATENCY)
 			err = ERR_MALFORMED;
 		else if (mesh->config.on_frame)
-			mesh->config.on_frame(mesh->config.arg, port->node, frame);
+			err = mesh->config.on_frame(mesh->config.arg, port->node, frame);
 	} else if (frame->type == FRAME_REACH || frame->type == FRAME_REACHED)
 		err = probe_frame(port, frame);
 	else

@@ -256,7 +256,7 @@ static void on_rows(struct ring *ring, const uint8_t from[KEY_BYTES], const stru
 	}
 }
 
-void ring_on_frame(struct ring *ring, const uint8_t from[KEY_BYTES], const struct frame *frame)
+int ring_on_frame(struct ring *ring, const uint8_t from[KEY_BYTES], const struct frame *frame)
 {
 	struct ring_session *s;
 	struct rows_message rows;
@@ -301,6 +301,7 @@ void ring_on_frame(struct ring *ring, const uint8_t from[KEY_BYTES], const struc
 	if (err)
 		log_debug("ring: a frame of type %d from a neighbour is dropped: %s", frame->type, err_str(err));
 	ring_leave(ring);
+	return err == -ENOMEM ? err : 0;
 }
 
 /* --- frames from the own engine --------------------------------------------------------------------- */

@@ -114,7 +114,8 @@ void ring_set_keep(struct ring *ring, uint32_t seconds);     /* 0 forgets all th
 
 /* Inputs. Frames from a neighbour (TICKET, READY, ROWS, FAULT, CLOSE, RECEIPT), frames from the own engine (ROWS, TOKENS, READY,
  * FAULT), a link that went down or a node that may no longer use us, an engine that died, and time. */
-void ring_on_frame(struct ring *ring, const uint8_t from[KEY_BYTES], const struct frame *frame);
+/* 0, or -ENOMEM: the frame is lost, so the link should be, too, whose loss both sides know how to deal with. */
+int ring_on_frame(struct ring *ring, const uint8_t from[KEY_BYTES], const struct frame *frame);
 void ring_on_engine(struct ring *ring, const uint8_t model[KEY_BYTES], const struct frame *frame);
 void ring_on_engine_lost(struct ring *ring, const uint8_t model[KEY_BYTES], const char *why);
 void ring_on_peer(struct ring *ring, const uint8_t node[KEY_BYTES], bool up);

@@ -162,17 +162,18 @@ static void random_bytes(void *arg, void *out, size_t n)
 		at[i] = (uint8_t)sim_random();
 }
 
-static void on_frame(void *arg, const uint8_t from[KEY_BYTES], const struct frame *frame)
+static int on_frame(void *arg, const uint8_t from[KEY_BYTES], const struct frame *frame)
 {
 	struct daemon *d = arg;
 	if (frame->type == FRAME_SEALED && d->gateway)
 		gateway_on_frame(d->gateway, from, frame);
 	if (frame->type == FRAME_SEALED || !d->ring)
-		return;
+		return 0;
 	struct node *node = node_of(d);
 	witness_frame_before(node, from, frame);
-	ring_on_frame(d->ring, from, frame);
+	int err = ring_on_frame(d->ring, from, frame);
 	witness_frame_after(node, from, frame);
+	return err;
 }
 
 static void on_peer(void *arg, const uint8_t key[KEY_BYTES], bool up)

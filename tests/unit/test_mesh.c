@@ -53,6 +53,7 @@ struct site {
 	uint16_t port;
 	int64_t clock_off;                     /* seconds */
 	uint64_t sequence;
+	int frame_fails;                       /* what on_frame() answers */
 	unsigned frames, records, joins, peers_up, peers_down, closed;
 	enum frame_type frame_type;
 	uint8_t frame_from[KEY_BYTES];
@@ -79,13 +80,14 @@ static uint64_t site_now(void *arg)
 	return (uint64_t)((int64_t)(MORNING + loop_ms() / 1000) + s->clock_off);
 }
 
-static void site_frame(void *arg, const uint8_t node[KEY_BYTES], const struct frame *frame)
+static int site_frame(void *arg, const uint8_t node[KEY_BYTES], const struct frame *frame)
 {
 	struct site *s = arg;
 	s->frames++;
 	s->frame_type = frame->type;
 	s->frame_tail = frame->tail_length;
 	memcpy(s->frame_from, node, KEY_BYTES);
+	return s->frame_fails;
 }
 
 static void site_peer(void *arg, const uint8_t node[KEY_BYTES], bool up)
@@ -382,6 +384,17 @@ static void ring_frames_travel_on_latency_links(void **state)
 	frame_encode(&frame, FRAME_ROWS, "\x80", 1, NULL, 0);
 	assert_int_equal(mesh_send(sites[B].mesh, sites[A1].keys.node, LINK_LATENCY, &frame), ERR_UNREACHABLE);
 	buf_release(&frame);
+}
+
+static void a_frame_that_is_lost_costs_its_link(void **state)
+{
+	partners();
+	sites[C].frame_fails = -ENOMEM;
+	unsigned down[2] = {sites[B].peers_down, sites[C].peers_down};
+	send_to(B, C, LINK_LATENCY, FRAME_CLOSE, 10);
+	WAIT(sites[B].peers_down > down[0] && sites[C].peers_down > down[1]);
+	sites[C].frame_fails = 0;
+	WAIT(linked(B, C));
 }
 
 static void frames_on_the_wrong_link_cost_that_link(void **state)
@@ -885,6 +898,7 @@ int main(void)
 		IN_A_LOOP(partners_join_and_find_each_other_through_the_inviter),
 		IN_A_LOOP(links_settle_to_one_of_each_kind),
 		IN_A_LOOP(ring_frames_travel_on_latency_links),
+		IN_A_LOOP(a_frame_that_is_lost_costs_its_link),
 		IN_A_LOOP(frames_on_the_wrong_link_cost_that_link),
 		IN_A_LOOP(a_revoked_partner_is_disconnected_everywhere_at_once),
 		IN_A_LOOP(a_node_joins_and_a_roster_without_it_puts_it_out),
