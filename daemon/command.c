@@ -46,7 +46,7 @@ const char *json_hex(yyjson_mut_doc *doc, const uint8_t *bytes, size_t n)
 {
 	char text[2 * KEY_BYTES + 1];
 	text_hex(bytes, n, text);
-	return unsafe_yyjson_mut_strncpy(doc, text, 2 * n);
+	return doc ? unsafe_yyjson_mut_strncpy(doc, text, 2 * n) : NULL;
 }
 
 int command_find_model(struct daemon *d, struct control_request *r, yyjson_val *args, uint8_t model[KEY_BYTES])
