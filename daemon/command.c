@@ -34,14 +34,6 @@ const struct control_command command_table[] = {
 	{NULL, NULL},
 };
 
-yyjson_mut_doc *json_object(yyjson_mut_val **root)
-{
-	yyjson_mut_doc *doc = yyjson_mut_doc_new(NULL);
-	*root = yyjson_mut_obj(doc);
-	yyjson_mut_doc_set_root(doc, *root);
-	return doc;
-}
-
 const char *json_hex(yyjson_mut_doc *doc, const uint8_t *bytes, size_t n)
 {
 	char text[2 * KEY_BYTES + 1];

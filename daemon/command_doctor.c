@@ -132,8 +132,7 @@ static void finish(struct examination *e)
 	doctor_reach(&e->list, e->asked, e->n_asked, observed, d->closing ? 0 : mesh_port(d->mesh), d->closing ? 0 : store_port(d->store), dialled_how);
 	char *text = doctor_json(&e->list);
 	yyjson_doc *read = text ? yyjson_read(text, strlen(text), 0) : NULL;
-	yyjson_mut_val *root;
-	yyjson_mut_doc *doc = read ? yyjson_doc_mut_copy(read, NULL) : json_object(&root);
+	yyjson_mut_doc *doc = json_copy(read);
 	if (read && !d->closing)
 		warnings_into(d, doc);
 	control_done(e->request, doc);

@@ -1,5 +1,6 @@
 /* status, peers, ring, disclosure. Shapes: doc/CONTROL.md.
  * SPDX-License-Identifier: AGPL-3.0-or-later */
+#include <errno.h>
 #include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,7 +17,10 @@ static void holds_into(struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val *ar
 {
 	struct advert_body advert;
 	const struct record *record = trust_find(d->trust, RECORD_ADVERT, p->association, p->node, daemon_now(d));
-	if (!record || advert_read(record, &advert))
+	int err = record ? advert_read(record, &advert) : ERR_UNKNOWN;
+	if (err == -ENOMEM)
+		json_lost();
+	if (err)
 		return;
 	for (size_t i = 0; i < advert.n_models; i++) {
 		const struct advert_model *m = &advert.models[i];
@@ -96,6 +100,8 @@ static void warn_of_clocks(struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val
 {
 	struct mesh_peer *peers = calloc(PLACEMENT_NODES_MAX, sizeof *peers);
 	size_t n = peers ? mesh_peers(d->mesh, peers, PLACEMENT_NODES_MAX) : 0;
+	if (!peers)
+		json_lost();
 	for (size_t i = 0; i < n; i++) {
 		if (peers[i].up || !peers[i].clock_differs)
 			continue;
@@ -462,6 +468,6 @@ void command_disclosure(void *arg, struct control_request *r, yyjson_val *args)
 		return;
 	}
 	yyjson_doc *doc = yyjson_read(d->last_answer, strlen(d->last_answer), 0);
-	control_done(r, doc ? yyjson_doc_mut_copy(doc, NULL) : yyjson_mut_doc_new(NULL));
+	control_done(r, json_copy(doc));
 	yyjson_doc_free(doc);
 }

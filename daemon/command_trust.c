@@ -1,6 +1,7 @@
 /* invite, join, agreement_*, roster_*. Shapes: doc/CONTROL.md.
  * SPDX-License-Identifier: AGPL-3.0-or-later */
 #include <arpa/inet.h>
+#include <errno.h>
 #include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -293,7 +294,12 @@ static bool on_agreement(const struct record *record, void *arg)
 	bool granted = !memcmp(record->association, d->keys.association, KEY_BYTES);
 	bool received = !memcmp(record->subject, d->keys.association, KEY_BYTES);
 	struct agreement_body body;
-	if ((!granted && !received) || agreement_read(record, &body))
+	if (!granted && !received)
+		return true;
+	int err = agreement_read(record, &body);
+	if (err == -ENOMEM)
+		json_lost();
+	if (err)
 		return true;
 	const uint8_t *other = granted ? record->subject : record->association;
 	const char *known = trust_association_name(d->trust, other), *name = !*known && l->name ? l->name : known;

@@ -25,6 +25,7 @@
 #include "daemon/api/api.h"
 #include "daemon/config.h"
 #include "daemon/control/control.h"
+#include "daemon/control/json.h"
 #include "daemon/ledger/ledger.h"
 #include "daemon/machine.h"
 #include "daemon/mesh/mesh.h"
@@ -239,7 +240,6 @@ void command_peers_into(struct daemon *d, yyjson_mut_doc *doc, yyjson_mut_val *a
 int command_find_model(struct daemon *d, struct control_request *r, yyjson_val *args, uint8_t model[KEY_BYTES]);
 int command_find_association(struct daemon *d, struct control_request *r, yyjson_val *args, uint8_t association[KEY_BYTES]);
 void command_answered(void *arg, const struct route_result *result);      /* for `essaim` disclosures; figures, never text */
-yyjson_mut_doc *json_object(yyjson_mut_val **root);         /* a document that is an empty object */
-const char *json_hex(yyjson_mut_doc *doc, const uint8_t *bytes, size_t n);   /* text owned by doc */
+const char *json_hex(yyjson_mut_doc *doc, const uint8_t *bytes, size_t n);   /* text owned by doc; NULL: no memory */
 
 #endif

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <yyjson.h>
 
+#include "daemon/control/json.h"
 #include "daemon/link/address.h"
 #include "daemon/route/routing.h"
 #include "proto/err.h"
@@ -88,9 +89,9 @@ static void text_into(yyjson_mut_doc *doc, yyjson_mut_val *o, const char *key, c
 char *doctor_json(const struct doctor_list *list)
 {
 	static const char *const states[] = {"good", "skipped", "warning", "bad"};
-	yyjson_mut_doc *doc = yyjson_mut_doc_new(NULL);
-	yyjson_mut_val *root = yyjson_mut_obj(doc), *checks;
-	yyjson_mut_doc_set_root(doc, root);
+	yyjson_mut_val *root, *checks;
+	yyjson_mut_doc *doc = json_object(&root);
+	size_t n;
 	yyjson_mut_obj_add_bool(doc, root, "ok", !doctor_is_bad(list));
 	checks = yyjson_mut_obj_add_arr(doc, root, "checks");
 	for (size_t i = 0; i < list->n; i++) {
@@ -101,9 +102,7 @@ char *doctor_json(const struct doctor_list *list)
 		text_into(doc, o, "text", "template", "values", &c->text);
 		text_into(doc, o, "remedy", "remedy_template", "remedy_values", &c->remedy);
 	}
-	char *text = yyjson_mut_write(doc, YYJSON_WRITE_ALLOW_INVALID_UNICODE, NULL);
-	yyjson_mut_doc_free(doc);
-	return text;
+	return json_line(doc, &n);
 }
 
 void doctor_disk(struct doctor_list *list, const char *home, uint64_t free_bytes, uint64_t wanted)

@@ -27,17 +27,16 @@ struct init_options {
 
 static int fail(const char *code, const char *message)
 {
-	yyjson_mut_doc *doc = yyjson_mut_doc_new(NULL);
-	yyjson_mut_val *root = yyjson_mut_obj(doc), *error = yyjson_mut_obj(doc);
-	yyjson_mut_doc_set_root(doc, root);
+	yyjson_mut_val *root;
+	yyjson_mut_doc *doc = json_object(&root);
 	yyjson_mut_obj_add_bool(doc, root, "ok", false);
-	yyjson_mut_obj_add_val(doc, root, "error", error);
+	yyjson_mut_val *error = yyjson_mut_obj_add_obj(doc, root, "error");
 	yyjson_mut_obj_add_str(doc, error, "code", code);
 	yyjson_mut_obj_add_str(doc, error, "message", message);
-	char *text = yyjson_mut_write(doc, 0, NULL);
+	size_t n;
+	char *text = json_line(doc, &n);
 	puts(text ? text : "{\"ok\": false}");
 	free(text);
-	yyjson_mut_doc_free(doc);
 	return 1;
 }
 
@@ -216,11 +215,10 @@ int init_run(const char *home, int argc, char **argv)
 	if (err)
 		return fail(err_name(err), why);
 
-	yyjson_mut_doc *doc = yyjson_mut_doc_new(NULL);
-	yyjson_mut_val *root = yyjson_mut_obj(doc), *result = yyjson_mut_obj(doc);
-	yyjson_mut_doc_set_root(doc, root);
+	yyjson_mut_val *root;
+	yyjson_mut_doc *doc = json_object(&root);
 	yyjson_mut_obj_add_bool(doc, root, "ok", true);
-	yyjson_mut_obj_add_val(doc, root, "result", result);
+	yyjson_mut_val *result = yyjson_mut_obj_add_obj(doc, root, "result");
 	yyjson_mut_obj_add_str(doc, result, "home", home);
 	yyjson_mut_obj_add_str(doc, result, "node", node_hex);
 	yyjson_mut_obj_add_str(doc, result, "name", o.name);
@@ -230,9 +228,9 @@ int init_run(const char *home, int argc, char **argv)
 		yyjson_mut_obj_add_str(doc, result, "root_key", "keys/root.key");
 	}
 	yyjson_mut_obj_add_str(doc, result, "api_key_file", "keys/api.key");
-	char *text = yyjson_mut_write(doc, 0, NULL);
+	size_t length;
+	char *text = json_line(doc, &length);
 	puts(text ? text : "{\"ok\": true}");
 	free(text);
-	yyjson_mut_doc_free(doc);
 	return 0;
 }

@@ -25,15 +25,17 @@ void buf_release(struct buf *buf)
 	free(buf->data);
 	buf->data = NULL;
 	buf->length = buf->capacity = 0;
+	buf->lost = false;
 }
 
 void buf_clear(struct buf *buf)
 {
 	buf->length = 0;
+	buf->lost = false;
 }
 
 /* Memory for n more bytes, which count towards max, and for a NUL behind them when nul is 1. */
-static int make_room(struct buf *buf, size_t n, size_t nul)
+static int find_room(struct buf *buf, size_t n, size_t nul)
 {
 	if (n > buf->max - buf->length)
 		return ERR_LIMIT;
@@ -56,6 +58,14 @@ static int make_room(struct buf *buf, size_t n, size_t nul)
 	buf->data = data;
 	buf->capacity = capacity;
 	return 0;
+}
+
+static int make_room(struct buf *buf, size_t n, size_t nul)
+{
+	int err = find_room(buf, n, nul);
+	if (err)
+		buf->lost = true;
+	return err;
 }
 
 int buf_append(struct buf *buf, const void *bytes, size_t n)

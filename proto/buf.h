@@ -17,6 +17,7 @@ struct buf {
 	size_t length;   /* bytes in use */
 	size_t capacity;
 	size_t max;      /* bytes; growing past it is ERR_LIMIT */
+	bool lost;       /* something found no room or no memory since it was cleared: for those who write a text piece by piece and look once */
 };
 
 void buf_init(struct buf *buf, size_t max);

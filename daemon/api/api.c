@@ -102,7 +102,13 @@ static void common_headers(struct request *r, struct MHD_Response *response)
 
 enum MHD_Result api_reply(struct request *r, unsigned status, const char *type, const struct buf *body)
 {
-	struct MHD_Response *response = MHD_create_response_from_buffer(body->length, body->data, MHD_RESPMEM_MUST_COPY);
+	static char no_memory[] = "{\"error\":{\"message\":\"this node has no memory left for the answer\",\"type\":\"server_error\",\"param\":null,\"code\":\"internal_error\"}}";
+	if (body->lost) {                        /* half of it is not to be taken for the whole */
+		status = 500;
+		type = "application/json";
+	}
+	struct MHD_Response *response = body->lost ? MHD_create_response_from_buffer(sizeof no_memory - 1, no_memory, MHD_RESPMEM_PERSISTENT)
+						   : MHD_create_response_from_buffer(body->length, body->data, MHD_RESPMEM_MUST_COPY);
 	if (!response)
 		return MHD_NO;
 	MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, type);
@@ -135,6 +141,8 @@ static ssize_t on_stream_read(void *arg, uint64_t position, char *out, size_t ma
 {
 	(void)position;
 	struct request *r = arg;
+	if (r->out.lost)
+		return MHD_CONTENT_READER_END_WITH_ERROR;
 	if (r->out.length) {
 		size_t n = r->out.length < max ? r->out.length : max;
 		memcpy(out, r->out.data, n);

@@ -2,6 +2,7 @@
  * it alone had been asked with seed + i. A choice for which there is no room waits until another of the same request has ended.
  *
  * SPDX-License-Identifier: AGPL-3.0-or-later */
+#include <errno.h>
 #include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -112,7 +113,9 @@ static void on_text(void *arg, const char *text, size_t n, const struct token *t
 	if (err || bytes_kept(r) > API_QUEUE_MAX) {
 		/* The client does not read its stream: its answer is given up rather than kept in memory. */
 		r->gone = r->q.stream;
-		if (!r->q.stream)
+		if (err == -ENOMEM)
+			api_error_from(&r->error, err, "this node has no memory left for the answer", 0);
+		else if (!r->q.stream)
 			api_error_set(&r->error, 500, "server_error", "answer_too_large", NULL,
 				      "the answer grew past %u MiB: ask for fewer tokens or with stream: true", API_QUEUE_MAX >> 20);
 		give_up(r);

@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "daemon/control/json.h"
 #include "proto/log.h"
 #include "proto/text.h"
 
@@ -124,16 +125,29 @@ static void on_written(uv_write_t *request, int status)
 		client_close(client);
 }
 
-/* Frees doc. */
-static void client_write(struct client *client, yyjson_mut_doc *doc)
+/* In place of an answer, and without any memory: there is none. What waits to be written first would take some. */
+static void say_no_memory(struct client *client)
+{
+	static const char message[] = N_("essaimd has no memory left to answer; what was asked for may have been done");
+	static const char remedy[] = N_("end what else runs on this machine, or share less memory ([share] memory), then look again");
+	char line[600];
+	int n = snprintf(line, sizeof line, "{\"ok\":false,\"error\":{\"code\":\"ENOMEM\",\"message\":\"%s\",\"template\":\"%s\",\"values\":[],"
+			 "\"remedy\":\"%s\",\"remedy_template\":\"%s\",\"remedy_values\":[]}}\n", message, message, remedy, remedy);
+	uv_buf_t b = uv_buf_init(line, (unsigned)n);
+	if (uv_try_write((uv_stream_t *)&client->pipe, &b, 1) != n)
+		client_close(client);
+}
+
+/* Frees doc. last: what ends a request; a step that finds no memory is left out. */
+static void client_write(struct client *client, yyjson_mut_doc *doc, bool last)
 {
 	size_t n = 0;
-	struct writing *w = NULL;
-	char *text = yyjson_mut_write(doc, YYJSON_WRITE_ALLOW_INVALID_UNICODE, &n);
-	yyjson_mut_doc_free(doc);
-	if (!text || uv_stream_get_write_queue_size((uv_stream_t *)&client->pipe) > QUEUE_MAX || !(w = calloc(1, sizeof *w))) {
+	char *text = json_line(doc, &n);
+	struct writing *w = text ? calloc(1, sizeof *w) : NULL;
+	if (!w) {
 		free(text);
-		client_close(client);
+		if (last)
+			say_no_memory(client);
 		return;
 	}
 	w->text = text;
@@ -141,21 +155,22 @@ static void client_write(struct client *client, yyjson_mut_doc *doc)
 	/* The NUL behind the text becomes the newline. */
 	text[n] = '\n';
 	uv_buf_t b = uv_buf_init(text, (unsigned)n + 1);
-	if (uv_write(&w->request, (uv_stream_t *)&client->pipe, &b, 1, on_written)) {
+	if (uv_stream_get_write_queue_size((uv_stream_t *)&client->pipe) > QUEUE_MAX || uv_write(&w->request, (uv_stream_t *)&client->pipe, &b, 1, on_written)) {
 		free(w->text);
 		free(w);
 		client_close(client);
 	}
 }
 
+/* NULL: no memory. */
 static yyjson_mut_doc *wrap(const char *key, yyjson_mut_doc *inner)
 {
-	yyjson_mut_doc *doc = yyjson_mut_doc_new(NULL);
-	yyjson_mut_val *root = yyjson_mut_obj(doc);
-	yyjson_mut_doc_set_root(doc, root);
-	if (strcmp(key, "progress"))
+	yyjson_mut_val *from = yyjson_mut_doc_get_root(inner), *root;
+	yyjson_mut_doc *doc = from ? json_object(&root) : NULL;
+	if (doc && strcmp(key, "progress"))
 		yyjson_mut_obj_add_bool(doc, root, "ok", !strcmp(key, "result"));
-	yyjson_mut_obj_add_val(doc, root, key, yyjson_mut_val_mut_copy(doc, yyjson_mut_doc_get_root(inner)));
+	if (doc)
+		yyjson_mut_obj_add_val(doc, root, key, yyjson_mut_val_mut_copy(doc, from));
 	yyjson_mut_doc_free(inner);
 	return doc;
 }
@@ -166,7 +181,7 @@ void control_progress(struct control_request *request, yyjson_mut_doc *doc)
 		yyjson_mut_doc_free(doc);
 		return;
 	}
-	client_write(request->client, wrap("progress", doc));
+	client_write(request->client, wrap("progress", doc), false);
 }
 
 static void finish(struct control_request *request, yyjson_mut_doc *doc)
@@ -178,7 +193,7 @@ static void finish(struct control_request *request, yyjson_mut_doc *doc)
 		return;
 	}
 	client->request = NULL;
-	client_write(client, doc);
+	client_write(client, doc, true);
 	if (!client->closing && !client->running)
 		client_next(client);
 }
@@ -231,9 +246,8 @@ void control_refuse(struct control_request *request, yyjson_mut_doc *error)
 
 void control_fail(struct control_request *request, int err, const char *remedy, const char *format, ...)
 {
-	yyjson_mut_doc *doc = yyjson_mut_doc_new(NULL);
-	yyjson_mut_val *error = yyjson_mut_obj(doc);
-	yyjson_mut_doc_set_root(doc, error);
+	yyjson_mut_val *error;
+	yyjson_mut_doc *doc = json_object(&error);
 	yyjson_mut_obj_add_str(doc, error, "code", err_name(err));
 	va_list ap;
 	va_start(ap, format);
@@ -256,19 +270,22 @@ static void run_line(struct client *client, const uint8_t *line, size_t n)
 	struct control *c = client->control;
 	struct control_request *request = calloc(1, sizeof *request);
 	if (!request) {
-		client_close(client);
+		say_no_memory(client);
 		return;
 	}
 	request->client = client;
 	client->request = request;
-	yyjson_doc *doc = yyjson_read((const char *)line, n, 0);
+	yyjson_read_err wrong;
+	yyjson_doc *doc = yyjson_read_opts((char *)line, n, 0, NULL, &wrong);
 	yyjson_val *root = yyjson_doc_get_root(doc);
 	const char *name = yyjson_get_str(yyjson_obj_get(root, "command"));
 	yyjson_val *args = yyjson_obj_get(root, "args");
 	const struct control_command *command = c->commands;
 	while (name && command->name && strcmp(command->name, name))
 		command++;
-	if (!name || (args && !yyjson_is_obj(args)))
+	if (!doc && wrong.code == YYJSON_READ_ERROR_MEMORY_ALLOCATION)
+		finish(request, NULL);
+	else if (!name || (args && !yyjson_is_obj(args)))
 		control_fail(request, ERR_MALFORMED, NULL, "a request is one line: {\"command\": NAME, \"args\": {...}}");
 	else if (!command->name)
 		control_fail(request, ERR_UNKNOWN, "is `essaim` newer than the running essaimd? restart the service", "there is no command %s", name);
@@ -287,12 +304,13 @@ static void client_next(struct client *client)
 			break;
 		size_t n = (size_t)(end - client->in.data);
 		uint8_t *line = malloc(n + 1);
-		if (!line) {
-			client_close(client);
-			break;
-		}
-		memcpy(line, client->in.data, n);
+		if (line)
+			memcpy(line, client->in.data, n);
 		buf_consume(&client->in, n + 1);
+		if (!line) {
+			say_no_memory(client);
+			continue;
+		}
 		run_line(client, line, n);
 		free(line);
 	}
@@ -312,7 +330,10 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *b)
 	struct client *client = stream->data;
 	(void)b;
 	if (n == UV_ENOBUFS) {
-		log_warning("control: a request is longer than %u bytes and is refused", CONTROL_LINE_MAX);
+		if (client->in.length < CONTROL_LINE_MAX / 2)
+			say_no_memory(client);
+		else
+			log_warning("control: a request is longer than %u bytes and is refused", CONTROL_LINE_MAX);
 		client_close(client);
 	} else if (n < 0) {
 		client_close(client);

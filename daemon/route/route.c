@@ -37,6 +37,7 @@ struct route_question {
 	uint64_t waiting_us;                /* since then; 0: it does not */
 	unsigned pass;                      /* it was last looked at in */
 	bool rendering, telling, cancelled, stopped, enough;   /* telling: inside a callback of the asker's, who may cancel there */
+	int text_err;                          /* of the last piece of text: stops_feed() */
 	uint64_t asked_us, first_us, last_us;
 	uint32_t prompt_tokens, tokens;
 };
@@ -319,7 +320,10 @@ static bool on_token(void *arg, const struct token *token)
 	if (token->end)
 		return true;
 	q->tokens++;
-	q->stopped = stops_feed(q->stops, token->piece, token->piece_length, &text, &n);
+	q->text_err = stops_feed(q->stops, token->piece, token->piece_length, &text, &n);
+	if (q->text_err < 0)
+		return false;
+	q->stopped = q->text_err > 0;
 	if (!q->cancelled && (n || q->ask.logprobs)) {
 		q->telling = true;
 		q->ask.on_text(q->ask.arg, text, n, token);
@@ -346,6 +350,11 @@ static void on_ring_end(void *arg, int err, const char *finished, const char *de
 	struct route_question *q = arg;
 	const char *text;
 	size_t n;
+	if (!err && q->text_err < 0) {
+		bool memory = q->text_err == -ENOMEM;
+		finish(q, memory ? -ENOMEM : ERR_MODEL, NULL, memory ? "this node has no memory left for the answer" : "the model wrote 64 KiB that end nowhere");
+		return;
+	}
 	if (!err && !q->stopped && !q->cancelled) {
 		stops_flush(q->stops, &text, &n);
 		if (n) {

@@ -131,8 +131,9 @@ struct route_counts route_counts(const struct route *route);
 struct stops;
 struct stops *stops_new(const char *const *stops, size_t n);
 void stops_free(struct stops *stops);
-/* Feeds bytes; *out, *n: what may be shown now (valid until the next call). true: a stop string was found, end here. */
-bool stops_feed(struct stops *stops, const uint8_t *bytes, size_t length, const char **out, size_t *n);
+/* Feeds bytes; *out, *n: what may be shown now (valid until the next call). 1: a stop string was found, end here. 0: go on. -ENOMEM, ERR_LIMIT (nothing
+ * honest holds back 64 KiB): these bytes are lost, and with them the answer. */
+int stops_feed(struct stops *stops, const uint8_t *bytes, size_t length, const char **out, size_t *n);
 void stops_flush(struct stops *stops, const char **out, size_t *n);     /* at the end: what was held back */
 
 #endif

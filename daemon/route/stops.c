@@ -84,13 +84,14 @@ static size_t tail_that_may_stop(const struct stops *s)
 	return most;
 }
 
-bool stops_feed(struct stops *s, const uint8_t *bytes, size_t length, const char **out, size_t *n)
+int stops_feed(struct stops *s, const uint8_t *bytes, size_t length, const char **out, size_t *n)
 {
 	drop_shown(s);
 	*out = "";
 	*n = 0;
-	if (length && buf_append(&s->held, bytes, length))
-		return true;             /* nothing honest holds back 64 KiB: end here rather than lose text */
+	int err = buf_append(&s->held, bytes, length);
+	if (err)
+		return err;
 	size_t stop = find_stop(s);
 	bool found = stop < s->held.length;
 	size_t ready = found ? stop : s->held.length - tail_that_may_stop(s);

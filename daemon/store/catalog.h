@@ -127,7 +127,7 @@ void progress_tick(uv_timer_t *timer);
 
 /* disk.c */
 int disk_make_folder(const char *path);
-char *disk_join(const char *a, const char *b);                       /* heap; never NULL */
+char *disk_join(const char *a, const char *b);                       /* heap; NULL: no memory */
 bool disk_is_ours(const char *name);                                 /* a name of the store's own notes */
 int disk_stamp(const char *path, struct torrent_stamp *out);         /* ERR_CHANGED when it is no regular file */
 bool disk_unchanged(const struct model *m, const char **which);      /* published files against their stamps */

@@ -32,9 +32,8 @@ char *disk_join(const char *a, const char *b)
 	size_t n = strlen(a), size = n + strlen(b) + 2;
 	char *out = malloc(size);
 
-	if (!out)
-		abort();
-	snprintf(out, size, "%s%s%s", a, *b ? "/" : "", b);
+	if (out)
+		snprintf(out, size, "%s%s%s", a, *b ? "/" : "", b);
 	return out;
 }
 
@@ -183,11 +182,13 @@ static pthread_mutex_t writing = PTHREAD_MUTEX_INITIALIZER;
 
 static int write_state(const char *folder, const char *name, const struct buf *bytes)
 {
-	char *path = disk_join(folder, name), *temporary = malloc(strlen(path) + 5);
+	char *path = disk_join(folder, name), *temporary = path ? malloc(strlen(path) + 5) : NULL;
 	int fd, dir, err = 0;
 
-	if (!temporary)
-		abort();
+	if (!temporary) {
+		free(path);
+		return -ENOMEM;
+	}
 	sprintf(temporary, "%s.new", path);
 	pthread_mutex_lock(&writing);
 	fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
@@ -243,7 +244,7 @@ bool disk_read_resume(struct model *m, uint8_t *have)
 	const uint8_t *pieces;
 	struct pack_doc doc;
 	size_t n = 0, n_pieces = 0;
-	int err = read_state(path, &bytes, &n), sticky = 0;
+	int err = path ? read_state(path, &bytes, &n) : -ENOMEM, sticky = 0;
 
 	free(path);
 	if (err)
@@ -361,7 +362,7 @@ int disk_read_origin(struct model *m)
 	uint8_t *bytes = NULL;
 	struct pack_doc doc;
 	size_t n = 0;
-	int err = read_state(path, &bytes, &n), sticky = 0;
+	int err = path ? read_state(path, &bytes, &n) : -ENOMEM, sticky = 0;
 
 	free(path);
 	if (err)
@@ -386,6 +387,8 @@ int disk_read_origin(struct model *m)
 		}
 		free(m->paths[i]);
 		m->paths[i] = disk_join(text, "");
+		if (!m->paths[i])
+			err = -ENOMEM;
 	}
 	pack_release(&doc);
 	m->published = m->trusted = true;    /* also when it could not be read: these paths are not ours to write */
@@ -432,14 +435,17 @@ static void run_delete(struct store_work *work)          /* worker */
 	for (size_t i = 0; i < m->body.n_files; i++) {
 		char *path = disk_join(m->folder, m->body.files[i].name);
 
-		if (unlink(path) != 0 && errno != ENOENT)
+		if (!path)
+			work->err = -ENOMEM;
+		else if (unlink(path) != 0 && errno != ENOENT)
 			work->err = -errno;
 		free(path);
 	}
 	for (size_t i = 0; i < sizeof ours / sizeof *ours; i++) {
 		char *path = disk_join(m->folder, ours[i]);
 
-		unlink(path);
+		if (path)
+			unlink(path);
 		free(path);
 	}
 	if (rmdir(m->folder) != 0 && errno != ENOENT)

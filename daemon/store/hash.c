@@ -132,9 +132,11 @@ static void run_hash(struct store_work *work)            /* worker */
 	if (body->n_files != job->n) {
 		free(body->files);
 		body->files = calloc(job->n, sizeof *body->files);
-		if (!body->files)
-			abort();
-		body->n_files = job->n;
+		body->n_files = body->files ? job->n : 0;
+		if (!body->files) {
+			work->err = -ENOMEM;
+			return;
+		}
 	}
 	work->err = look_at_files(job, sizes, &total, work->why, sizeof work->why);
 	if (work->err)
@@ -231,11 +233,15 @@ int store_hash(struct store *store, const char *const *paths, size_t n, struct m
 	job->n = n <= MODEL_FILES_MAX ? n : 0;
 	job->early = store->phase != STORE_OPEN ? ERR_CANCELLED : job->n == 0 ? ERR_LIMIT : 0;
 	job->paths = calloc(job->n + 1, sizeof *job->paths);
-	if (!job->paths)
-		abort();
+	if (!job->paths) {
+		free(job);
+		return -ENOMEM;
+	}
 	for (size_t i = 0; i < job->n; i++) {
 		job->paths[i] = disk_join(paths[i], "");
-		if (paths[i][0] != '/')
+		if (!job->paths[i])
+			job->early = -ENOMEM;
+		else if (paths[i][0] != '/')
 			job->early = -EINVAL;
 	}
 	job->body = *body;

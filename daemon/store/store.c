@@ -27,9 +27,8 @@ static void *copy(const void *from, size_t bytes)
 
 	if (bytes) {
 		to = malloc(bytes);
-		if (!to)
-			abort();
-		memcpy(to, from, bytes);
+		if (to)
+			memcpy(to, from, bytes);
 	}
 	return to;
 }
@@ -73,7 +72,7 @@ int store_work(struct store *store, struct model *m, void (*run)(struct store_wo
 	int err;
 
 	if (!work)
-		abort();
+		return -ENOMEM;
 	work->request.data = work;
 	work->store = store;
 	work->model = m;
@@ -196,6 +195,10 @@ static int model_new(struct store *store, const uint8_t id[KEY_BYTES], const str
 	m->body.files = copy(body->files, body->n_files * sizeof *body->files);
 	m->body.extents = copy(body->extents, body->n_extents * sizeof *body->extents);
 	m->body.info = copy(body->info, body->info_length);
+	if (!m->body.files || (body->n_extents && !m->body.extents) || (body->info_length && !m->body.info)) {
+		err = -ENOMEM;
+		goto fail;
+	}
 	if (body->info_length) {
 		err = torrent_layout(&m->body, &m->layout, why, sizeof why);
 		if (err) {
@@ -217,16 +220,19 @@ static int model_new(struct store *store, const uint8_t id[KEY_BYTES], const str
 	}
 	text_hex(id, KEY_BYTES, hex);
 	char *models = disk_join(store->home, "models");
-	m->folder = disk_join(models, hex);
+	m->folder = models ? disk_join(models, hex) : NULL;
 	free(models);
 	m->paths = calloc(body->n_files, sizeof *m->paths);
 	m->stamps = calloc(body->n_files, sizeof *m->stamps);
-	if (!m->paths || !m->stamps) {
+	bool found_memory = m->folder && m->paths && m->stamps;
+	for (size_t i = 0; found_memory && i < body->n_files; i++) {
+		m->paths[i] = disk_join(m->folder, body->files[i].name);
+		found_memory = m->paths[i] != NULL;
+	}
+	if (!found_memory) {
 		err = -ENOMEM;
 		goto fail;
 	}
-	for (size_t i = 0; i < body->n_files; i++)
-		m->paths[i] = disk_join(m->folder, body->files[i].name);
 	m->next = store->models;
 	store->models = m;
 	*out = m;
@@ -338,9 +344,9 @@ int store_open(struct store **out, const struct store_config *config, char *why,
 	store->config = *config;
 	store->home = disk_join(config->home, "");
 	models = disk_join(config->home, "models");
-	err = disk_make_folder(models);
+	err = store->home && models ? disk_make_folder(models) : -ENOMEM;
 	if (err) {
-		snprintf(why, why_size, "%s: %s", models, err_str(err));
+		snprintf(why, why_size, "%s/models: %s", config->home, err_str(err));
 		goto fail;
 	}
 	err = uv_async_init(store->loop, &store->wake, progress_wake);
@@ -452,19 +458,21 @@ static int publish(struct store *store, struct model *m, const char *const *path
 		return err;
 	struct retired_paths *old = calloc(1, sizeof *old);
 	char **now = calloc(m->body.n_files, sizeof *now);
-	if (!old || !now) {
+	bool found_memory = old && now;
+	for (size_t i = 0; found_memory && i < m->body.n_files; i++) {
+		now[i] = disk_join(paths[i], "");
+		found_memory = now[i] != NULL;
+	}
+	if (!found_memory) {
 		free(old);
-		free(now);
+		free_paths(now, m->body.n_files);
 		return -ENOMEM;
 	}
 	model_leave_session(store, m);
 	*old = (struct retired_paths){m->retired, m->paths};
 	m->retired = old;
 	m->paths = now;
-	for (size_t i = 0; i < m->body.n_files; i++) {
-		m->paths[i] = disk_join(paths[i], "");
-		m->stamps[i] = stamps[i];
-	}
+	memcpy(m->stamps, stamps, m->body.n_files * sizeof *stamps);
 	m->published = true;
 	m->trusted = trusted;
 	m->failed = false;

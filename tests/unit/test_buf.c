@@ -52,7 +52,9 @@ static void buf_fills_to_its_maximum_and_refuses_one_byte_more(void **state)
 			uint8_t byte = (uint8_t)i;
 			assert_int_equal(buf_append(&buf, &byte, 1), 0);
 		}
+		assert_false(buf.lost);
 		assert_int_equal(buf_append(&buf, "x", 1), ERR_LIMIT);
+		assert_true(buf.lost);
 		assert_int_equal(buf_printf(&buf, "x"), ERR_LIMIT);
 		assert_null(buf_reserve(&buf, 1));
 		assert_int_equal(buf.length, max);
@@ -86,7 +88,9 @@ static void buf_keeps_its_contents_when_memory_runs_out(void **state)
 	assert_int_equal(buf_append(&buf, "kept", 4), 0);
 	no_memory = 1;
 	assert_null(buf_reserve(&buf, 5000));
+	buf.lost = false;
 	assert_int_equal(buf_printf(&buf, "%5000s", ""), -ENOMEM);
+	assert_true(buf.lost);
 	uint8_t big[5000] = { 0 };
 	assert_int_equal(buf_append(&buf, big, sizeof(big)), -ENOMEM);
 	no_memory = 0;

@@ -60,7 +60,14 @@ static void on_refuse(void *arg, struct control_request *request, yyjson_val *ar
 	control_fail(request, ERR_DENIED, "ask \"nicely\"", "no: %s", "never");
 }
 
-static const struct control_command commands[] = {{"echo", on_echo}, {"hold", on_hold}, {"refuse", on_refuse}, {NULL, NULL}};
+/* What json_object() gives without memory; tests/inject has the rest. */
+static void on_short_of_memory(void *arg, struct control_request *request, yyjson_val *args)
+{
+	control_progress(request, NULL);
+	control_done(request, NULL);
+}
+
+static const struct control_command commands[] = {{"echo", on_echo}, {"hold", on_hold}, {"refuse", on_refuse}, {"short", on_short_of_memory}, {NULL, NULL}};
 
 static void on_wake(uv_timer_t *timer)
 {
@@ -329,6 +336,17 @@ static void commands_follow_each_other_one_at_a_time(void **state)
 	free_world(w);
 }
 
+static void an_answer_without_memory_is_an_error_and_not_half_an_answer(void **state)
+{
+	struct world *w = new_world();
+	struct client *c = dial(w);
+	say(w, c, "{\"command\":\"short\"}\n{\"command\":\"echo\",\"args\":{\"text\":\"next\"}}\n");
+	must_answer(w, c, "/error/code", "ENOMEM");
+	must_answer(w, c, "/result/text", "next");
+	hang_up(c);
+	free_world(w);
+}
+
 static void lines_that_are_no_request_are_refused(void **state)
 {
 	static const char *const lines[] = {"", "{", "[]", "7", "\"echo\"", "{}", "{\"command\":7}", "{\"command\":null}", "{\"command\":\"echo\",\"args\":[]}",
@@ -497,6 +515,7 @@ int main(void)
 		cmocka_unit_test(a_command_is_answered),
 		cmocka_unit_test(a_command_may_come_byte_by_byte),
 		cmocka_unit_test(commands_follow_each_other_one_at_a_time),
+		cmocka_unit_test(an_answer_without_memory_is_an_error_and_not_half_an_answer),
 		cmocka_unit_test(lines_that_are_no_request_are_refused),
 		cmocka_unit_test(an_unknown_command_is_named),
 		cmocka_unit_test(a_very_long_name_is_still_answered_in_json),
