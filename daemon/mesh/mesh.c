@@ -329,7 +329,10 @@ static bool list_peer(const struct record *r, void *arg)
 		now = TRUST_ANY_TIME;
 	/* Of several cards of one node only the one of the association that answers for it. */
 	if (trust_admits(mesh->config.trust, r->subject, now) || trust_association_of(mesh->config.trust, r->subject, now, association) ||
-	    memcmp(association, r->association, KEY_BYTES) || card_read(r, &card))
+	    memcmp(association, r->association, KEY_BYTES))
+		return true;
+	int err = card_read(r, &card);
+	if (err && err != -ENOMEM)
 		return true;
 	if (l->n == l->max)
 		return false;
@@ -337,8 +340,9 @@ static bool list_peer(const struct record *r, void *arg)
 	*p = (struct mesh_peer){0};
 	memcpy(p->node, r->subject, KEY_BYTES);
 	memcpy(p->association, association, KEY_BYTES);
-	text_copy(p->name, sizeof p->name, card.name);
-	if (card.n_addresses)
+	if (!err)                                /* without memory for its card the node is there all the same */
+		text_copy(p->name, sizeof p->name, card.name);
+	if (!err && card.n_addresses)
 		text_copy(p->address, sizeof p->address, card.addresses[0]);
 	if (!n)
 		return true;

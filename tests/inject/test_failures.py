@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """The n-th allocation fails, or the n-th call that reads, writes, opens or connects: of a real daemon while it starts, joins, makes
-a ring and answers; of an engine while it loads and answers. Each time: no crash, no hang, no record lost; a clear error or none, and
+a ring and answers, and is asked by `essaim`; of an engine while it loads and answers. Each time: no crash, no hang, no record lost; a clear error or none, and
 the next try without failures succeeds.
 
-    ESSAIM_FAIL_EVERY=1 tests/inject/test_failures.py      every n (`contrib/quickstart check --long`); `make check` takes some of them
+    ESSAIM_FAIL_EVERY=1 tests/inject/test_failures.py      every n (`contrib/quickstart check --long`); `make check` takes some of them,
+                                                           and all of joining and of `essaim`'s commands
 
 What fails is decided by tests/inject/failing.c, which lies between the program and the C library.
 SPDX-License-Identifier: AGPL-3.0-or-later
@@ -65,10 +66,10 @@ class Failing:
             at, what.rstrip(b"\0").decode(), place.rstrip(b"\0").decode() or "the program", where, errno.errorcode.get(error), failed)
 
 
-def some(n, seed):
+def some(n, seed, every):
     """Which of n calls are to fail: all, or a sample with both ends in it."""
     numbers = range(1, n + 1)
-    if EVERY or n <= SAMPLES:
+    if EVERY or every or n <= SAMPLES:
         return list(numbers)
     return sorted({1, n} | set(random.Random(seed).sample(numbers, SAMPLES - 2)))
 
@@ -112,14 +113,15 @@ class Failures(unittest.TestCase):
         with open(node.log_path, errors="replace") as log:
             return log.read()[-3000:]
 
-    def cases(self, count, try_one):
-        """try_one(sort, at, error) for every sort, place and error; count(sort) says how many calls there are. All are tried before it fails."""
+    def cases(self, count, try_one, every=False):
+        """try_one(sort, at, error) for every sort, place and error; count(sort) says how many calls there are. All are tried before it fails.
+        every: also in `make check`, because each takes a tenth of a second."""
         wrong = []
         for sort, errors in SORTS.items():
             n = count(sort)
             self.assertGreater(n, 0, "nothing was counted")
             print("%s: %d %s" % (self.id().split(".")[-1], n, ("allocations", "calls")[sort]), flush=True)
-            for at in some(n, sort):
+            for at in some(n, sort, every):
                 try:
                     try_one(sort, at, errors[at % len(errors)])
                 except (AssertionError, Failed, OSError, http.client.HTTPException) as e:
@@ -209,7 +211,7 @@ class Failures(unittest.TestCase):
                 guest.essaim("join", host.essaim("invite", "--partner")["url"])
                 wait_for("the link after " + told, lambda: any(p["up"] for p in guest.essaim("peers")["peers"]), 60)
 
-            self.cases(lambda sort: join(sort, 0, 0)[0], try_one)
+            self.cases(lambda sort: join(sort, 0, 0)[0], try_one, every=True)
             known = {node: self.know(node) for node in (host, guest)}
             self.down(who)
             self.down(other)
@@ -249,7 +251,7 @@ class Failures(unittest.TestCase):
                     else:
                         self.assertEqual(keys_of(answer), keys_of(expected), told)
 
-                self.cases(count, try_one)
+                self.cases(count, try_one, every=True)
 
     def ask(self, node):
         connection = http.client.HTTPConnection("127.0.0.1", self.ports[node], timeout=60)
