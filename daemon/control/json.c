@@ -31,11 +31,11 @@ static void give_back(void *arg, void *memory)
 	free(memory);
 }
 
-static const yyjson_alc memory = {take, resize, give_back, NULL};
+static const yyjson_alc watching = {take, resize, give_back, NULL};
 
 yyjson_mut_doc *json_object(yyjson_mut_val **root)
 {
-	yyjson_mut_doc *doc = yyjson_mut_doc_new(&memory);
+	yyjson_mut_doc *doc = yyjson_mut_doc_new(&watching);
 	*root = yyjson_mut_obj(doc);
 	yyjson_mut_doc_set_root(doc, *root);
 	return doc;
@@ -43,7 +43,7 @@ yyjson_mut_doc *json_object(yyjson_mut_val **root)
 
 yyjson_mut_doc *json_copy(yyjson_doc *doc)
 {
-	return yyjson_doc_mut_copy(doc, &memory);
+	return yyjson_doc_mut_copy(doc, &watching);
 }
 
 void json_lost(void)
@@ -54,7 +54,7 @@ void json_lost(void)
 char *json_line(yyjson_mut_doc *doc, size_t *n)
 {
 	/* What others say may not be UTF-8. */
-	char *text = yyjson_mut_write_opts(doc, YYJSON_WRITE_ALLOW_INVALID_UNICODE, &memory, n, NULL);
+	char *text = yyjson_mut_write_opts(doc, YYJSON_WRITE_ALLOW_INVALID_UNICODE, &watching, n, NULL);
 	bool whole = text && !ran_out;
 	ran_out = false;
 	yyjson_mut_doc_free(doc);
