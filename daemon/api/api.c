@@ -343,6 +343,8 @@ static void on_completed(void *cls, struct MHD_Connection *connection, void **st
 static void on_look(uv_timer_t *timer)
 {
 	struct api *api = timer->data;
+	/* When accept() finds no descriptor, MHD looks at its socket again in the first run after a connection has ended, of which nothing tells us. */
+	api->run_due = true;
 	for (struct request *r = api->requests; r; r = r->next) {
 		if (!r->suspended)
 			continue;

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 #include <cmocka.h>
@@ -407,6 +408,38 @@ static void an_address_in_use_is_said(void **state)
 	free_world(w);
 }
 
+/* How many descriptors this process has open, from 0 on without a hole. */
+static rlim_t first_free_descriptor(void)
+{
+	int fd = dup(0);
+	assert_true(fd >= 0);
+	close(fd);
+	return (rlim_t)fd;
+}
+
+static void who_came_when_there_were_too_few_descriptors_is_served_later(void **state)
+{
+	struct world *w = new_world();
+	struct client *first = get(w, "GET /health"), *late;
+	struct rlimit usual, few;
+	uint64_t since = uv_hrtime();
+	await(w, first, "200 OK");
+	late = dial(w);
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &usual), 0);
+	few = usual;
+	few.rlim_cur = first_free_descriptor();
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &few), 0);
+	send_text(w, late, "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n");
+	while (uv_hrtime() - since < UINT64_C(1000000000))
+		turn(w, uv_hrtime());
+	assert_false(has(late, "200 OK"));
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &usual), 0);
+	hang_up(first);
+	await(w, late, "200 OK");
+	hang_up(late);
+	free_world(w);
+}
+
 int main(void)
 {
 	signal(SIGPIPE, SIG_IGN);
@@ -428,6 +461,7 @@ int main(void)
 		cmocka_unit_test(a_client_that_does_not_read_loses_its_answer_not_our_memory),
 		cmocka_unit_test(a_whole_answer_past_the_limit_is_given_up),
 		cmocka_unit_test(draining_lets_answers_end_and_takes_no_more),
+		cmocka_unit_test(who_came_when_there_were_too_few_descriptors_is_served_later),
 		cmocka_unit_test(closing_ends_what_runs_and_what_just_came),
 		cmocka_unit_test(an_address_in_use_is_said),
 	};
