@@ -430,7 +430,6 @@ void command_answered(void *arg, const struct route_result *result)
 	struct daemon *d = arg;
 	if (result->err || !result->n_stages)
 		return;
-	size_t length;
 	yyjson_mut_val *root;
 	yyjson_mut_doc *doc = json_object(&root);
 	yyjson_mut_obj_add_strcpy(doc, root, "model", result->model);
@@ -456,7 +455,7 @@ void command_answered(void *arg, const struct route_result *result)
 		yyjson_mut_obj_add_str(doc, o, "saw", s->text ? N_("text") : N_("activations"));
 	}
 	free(d->last_answer);
-	d->last_answer = json_line(doc, &length);
+	d->last_answer = json_line(doc, NULL);
 }
 
 void command_disclosure(void *arg, struct control_request *r, yyjson_val *args)

@@ -91,7 +91,6 @@ char *doctor_json(const struct doctor_list *list)
 	static const char *const states[] = {"good", "skipped", "warning", "bad"};
 	yyjson_mut_val *root, *checks;
 	yyjson_mut_doc *doc = json_object(&root);
-	size_t n;
 	yyjson_mut_obj_add_bool(doc, root, "ok", !doctor_is_bad(list));
 	checks = yyjson_mut_obj_add_arr(doc, root, "checks");
 	for (size_t i = 0; i < list->n; i++) {
@@ -102,7 +101,7 @@ char *doctor_json(const struct doctor_list *list)
 		text_into(doc, o, "text", "template", "values", &c->text);
 		text_into(doc, o, "remedy", "remedy_template", "remedy_values", &c->remedy);
 	}
-	return json_line(doc, &n);
+	return json_line(doc, NULL);
 }
 
 void doctor_disk(struct doctor_list *list, const char *home, uint64_t free_bytes, uint64_t wanted)

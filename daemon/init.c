@@ -33,8 +33,7 @@ static int fail(const char *code, const char *message)
 	yyjson_mut_val *error = yyjson_mut_obj_add_obj(doc, root, "error");
 	yyjson_mut_obj_add_str(doc, error, "code", code);
 	yyjson_mut_obj_add_str(doc, error, "message", message);
-	size_t n;
-	char *text = json_line(doc, &n);
+	char *text = json_line(doc, NULL);
 	puts(text ? text : "{\"ok\": false}");
 	free(text);
 	return 1;
@@ -228,8 +227,7 @@ int init_run(const char *home, int argc, char **argv)
 		yyjson_mut_obj_add_str(doc, result, "root_key", "keys/root.key");
 	}
 	yyjson_mut_obj_add_str(doc, result, "api_key_file", "keys/api.key");
-	size_t length;
-	char *text = json_line(doc, &length);
+	char *text = json_line(doc, NULL);
 	puts(text ? text : "{\"ok\": true}");
 	free(text);
 	return 0;

@@ -16,7 +16,7 @@ yyjson_mut_doc *json_object(yyjson_mut_val **root);
 yyjson_mut_doc *json_copy(yyjson_doc *doc);
 /* Something that belongs into a document being made found no memory before it came there. */
 void json_lost(void);
-/* One line, heap, NUL behind its n bytes; frees doc. NULL: memory ran out for it, or for anything of documents made here since the last time. */
+/* One line, heap, NUL behind its n bytes (n may be NULL); frees doc. NULL: memory ran out for it, or for anything of documents made here since the last time. */
 char *json_line(yyjson_mut_doc *doc, size_t *n);
 
 #endif

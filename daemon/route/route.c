@@ -36,8 +36,8 @@ struct route_question {
 	int32_t *prompt;                    /* while it waits for a place; wiped */
 	uint64_t waiting_us;                /* since then; 0: it does not */
 	unsigned pass;                      /* it was last looked at in */
-	bool rendering, telling, cancelled, stopped, enough;   /* telling: inside a callback of the asker's, who may cancel there */
-	int text_err;                          /* of the last piece of text: stops_feed() */
+	bool rendering, telling, cancelled, enough;   /* telling: inside a callback of the asker's, who may cancel there */
+	int fed;                               /* stops_feed() of the last piece: over 0 it stopped the answer, under 0 it is lost */
 	uint64_t asked_us, first_us, last_us;
 	uint32_t prompt_tokens, tokens;
 };
@@ -320,16 +320,15 @@ static bool on_token(void *arg, const struct token *token)
 	if (token->end)
 		return true;
 	q->tokens++;
-	q->text_err = stops_feed(q->stops, token->piece, token->piece_length, &text, &n);
-	if (q->text_err < 0)
+	q->fed = stops_feed(q->stops, token->piece, token->piece_length, &text, &n);
+	if (q->fed < 0)
 		return false;
-	q->stopped = q->text_err > 0;
 	if (!q->cancelled && (n || q->ask.logprobs)) {
 		q->telling = true;
 		q->ask.on_text(q->ask.arg, text, n, token);
 		q->telling = false;
 	}
-	return !q->stopped && !q->cancelled && !q->enough;
+	return !q->fed && !q->cancelled && !q->enough;
 }
 
 static int on_lost(void *arg, const uint8_t (*failed)[KEY_BYTES], size_t n_failed, struct ring_plan *plan)
@@ -350,12 +349,12 @@ static void on_ring_end(void *arg, int err, const char *finished, const char *de
 	struct route_question *q = arg;
 	const char *text;
 	size_t n;
-	if (!err && q->text_err < 0) {
-		bool memory = q->text_err == -ENOMEM;
+	if (!err && q->fed < 0) {
+		bool memory = q->fed == -ENOMEM;
 		finish(q, memory ? -ENOMEM : ERR_MODEL, NULL, memory ? "this node has no memory left for the answer" : "the model wrote 64 KiB that end nowhere");
 		return;
 	}
-	if (!err && !q->stopped && !q->cancelled) {
+	if (!err && !q->fed && !q->cancelled) {
 		stops_flush(q->stops, &text, &n);
 		if (n) {
 			q->telling = true;
@@ -501,7 +500,7 @@ static void on_far_end(void *arg, const struct gateway_end *end)
 	if (q->far)
 		*q->far = *end;
 	if (!end->err) {
-		on_ring_end(q, 0, end->length && !q->stopped ? "length" : "stop", NULL);
+		on_ring_end(q, 0, end->length && !q->fed ? "length" : "stop", NULL);
 		return;
 	}
 	q->route->config.describe(q->route->config.arg, q->via, name, association);
