@@ -19,53 +19,9 @@
 #include "proto/signed.h"
 #include "tests/sim/sim.h"
 
-#define MEMO_SLOTS (1u << 16)
 #define TICKETS_MAX 16384
 #define INVITATIONS_MAX 256
 #define BIG 40                       /* nodes; above, what costs the square of them is sampled */
-
-/* --- signatures: verified once, remembered by a hash of everything that was verified ------------------------- */
-
-struct memo {
-	uint8_t hash[16];
-	int result;
-	bool used;
-};
-static struct memo *memos;
-
-static int verify(const uint8_t *signature, const char *domain, size_t domain_length, const void *payload, size_t n, const uint8_t *signer)
-{
-	crypto_generichash_state state;
-	uint8_t hash[16];
-	crypto_generichash_init(&state, NULL, 0, sizeof hash);
-	crypto_generichash_update(&state, signature, SIGNATURE_BYTES);
-	crypto_generichash_update(&state, signer, KEY_BYTES);
-	crypto_generichash_update(&state, (const uint8_t *)domain, domain_length);
-	crypto_generichash_update(&state, payload, n);
-	crypto_generichash_final(&state, hash, sizeof hash);
-	struct memo *memo = &memos[get_u32(hash) % MEMO_SLOTS];
-	if (memo->used && !memcmp(memo->hash, hash, sizeof hash))
-		return memo->result;
-	uint8_t *message = malloc(domain_length + n);
-	if (!message)
-		abort();
-	memcpy(message, domain, domain_length);
-	memcpy(message + domain_length, payload, n);
-	memcpy(memo->hash, hash, sizeof hash);
-	memo->used = true;
-	memo->result = crypto_sign_verify_detached(signature, message, domain_length + n, signer) ? ERR_SIGNATURE : 0;
-	free(message);
-	return memo->result;
-}
-
-/* Every check of a signature in the process comes here (the linker's --wrap). */
-int __wrap_signed_check(const uint8_t signature[SIGNED_SIGNATURE], const char *domain, size_t domain_length, const void *payload, size_t n,
-			const uint8_t signer[SIGNED_KEY]);
-int __wrap_signed_check(const uint8_t signature[SIGNED_SIGNATURE], const char *domain, size_t domain_length, const void *payload, size_t n,
-			const uint8_t signer[SIGNED_KEY])
-{
-	return verify(signature, domain, domain_length, payload, n, signer);
-}
 
 /* --- records --------------------------------------------------------------------------------------------------- */
 
@@ -120,11 +76,12 @@ static bool may_sign(size_t association, const struct record *r)
 static void check_record(const struct node *node, const uint8_t *bytes, size_t n, uint64_t now, bool comes)
 {
 	struct record r;
-	char domain[SIGNED_DOMAIN_MAX];
+	char message[SIGNED_DOMAIN_MAX + RECORD_MAX];        /* the domain with its two NULs, and the payload */
 	if (record_parse(&r, bytes, n))
 		sim_fail(node, "trust takes what is no record");
-	int length = snprintf(domain, sizeof domain, "essaim-record-1%c%s", 0, record_kind_name(r.kind));
-	if (verify(r.payload + r.payload_length + 2, domain, (size_t)length + 1, r.payload, r.payload_length, r.signer))
+	size_t length = (size_t)snprintf(message, SIGNED_DOMAIN_MAX, "essaim-record-1%c%s", 0, record_kind_name(r.kind)) + 1;
+	memcpy(message + length, r.payload, r.payload_length);
+	if (crypto_sign_verify_detached(r.payload + r.payload_length + 2, (const uint8_t *)message, length + r.payload_length, r.signer))
 		sim_fail(node, "trust takes a record of kind %d whose signature does not verify", r.kind);
 	/* Of the future is what comes from there; what a clock that was ahead let in stays (daemon/trust/trust.h). */
 	if (r.expires < now || (comes && r.issued > now + RECORD_FUTURE_S))
@@ -703,10 +660,6 @@ bool witness_ring_possible(struct node *home, size_t model)
 
 void witness_reset(void)
 {
-	if (!memos)
-		memos = calloc(MEMO_SLOTS, sizeof *memos);
-	if (!memos)
-		abort();
 	n_tickets = n_used = n_before = a_at = b_at = 0;
 	frame_from = NULL;
 	judge = NULL;
