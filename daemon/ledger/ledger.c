@@ -34,6 +34,9 @@ struct ledger {
 	struct ledger_store *store;
 	struct pair *pairs;
 	size_t n_pairs, pairs_room;
+	/* Uses of a day that found no memory for their pair: whose they were is not known any more, so each pair counts them as its own. */
+	struct ledger_sum anonymous;
+	uint32_t anonymous_day;
 	uint64_t seen[SEEN];
 	uint8_t seen_key[crypto_shorthash_KEYBYTES];
 	struct ledger_batch pending, writing;
@@ -62,19 +65,21 @@ static uint32_t day_of(uint64_t now)
 	return now / DAY_S > UINT32_MAX ? UINT32_MAX : (uint32_t)(now / DAY_S);
 }
 
-/* One more element at the end of a growing array; these are small and bounded by who may use us, so running out of
- * memory here ends the process. */
-static void *grow(void *array, size_t n, size_t *room, size_t size)
+/* Room for one more element at the end of a growing array; false: no memory, and the array is as it was. */
+static bool grow(void *array_at, size_t n, size_t *room, size_t size)
 {
+	void *old, *array;
+	size_t wanted = *room ? 2 * *room : 16;
+
 	if (n < *room)
-		return array;
-	*room = *room ? 2 * *room : 16;
-	array = realloc(array, *room * size);
-	if (!array) {
-		log_error("out of memory");
-		abort();
-	}
-	return array;
+		return true;
+	memcpy(&old, array_at, sizeof old);
+	array = realloc(old, wanted * size);
+	if (!array)
+		return false;
+	memcpy(array_at, &array, sizeof array);
+	*room = wanted;
+	return true;
 }
 
 /* --- sums -------------------------------------------------------------------------------------------- */
@@ -107,6 +112,7 @@ static void forget_old_days(struct ledger *ledger, uint32_t day)
 	ledger->n_pairs = kept;
 }
 
+/* NULL: no memory. */
 static struct pair *pair_make(struct ledger *ledger, uint32_t day, const uint8_t *user, const uint8_t *provider)
 {
 	struct pair *p = pair_find(ledger, day, user, provider);
@@ -114,7 +120,8 @@ static struct pair *pair_make(struct ledger *ledger, uint32_t day, const uint8_t
 	if (p)
 		return p;
 	forget_old_days(ledger, day);
-	ledger->pairs = grow(ledger->pairs, ledger->n_pairs, &ledger->pairs_room, sizeof *ledger->pairs);
+	if (!grow(&ledger->pairs, ledger->n_pairs, &ledger->pairs_room, sizeof *ledger->pairs))
+		return NULL;
 	p = &ledger->pairs[ledger->n_pairs++];
 	*p = (struct pair){ .day = day };
 	memcpy(p->user, user, KEY_BYTES);
@@ -122,11 +129,20 @@ static struct pair *pair_make(struct ledger *ledger, uint32_t day, const uint8_t
 	return p;
 }
 
+static void count_for_each(struct ledger *ledger, uint32_t day, const struct ledger_sum *sum)
+{
+	if (ledger->anonymous_day != day)
+		ledger->anonymous = (struct ledger_sum){ 0 };
+	ledger->anonymous_day = day;
+	sum_add(&ledger->anonymous, sum);
+}
+
 static int on_stored_sum(uint32_t day, const uint8_t *user, const uint8_t *provider, const struct ledger_sum *sum, void *arg)
 {
 	struct ledger *ledger = arg;
 
-	ledger->pairs = grow(ledger->pairs, ledger->n_pairs, &ledger->pairs_room, sizeof *ledger->pairs);
+	if (!grow(&ledger->pairs, ledger->n_pairs, &ledger->pairs_room, sizeof *ledger->pairs))
+		return -ENOMEM;
 	ledger->pairs[ledger->n_pairs] = (struct pair){ .day = day, .sum = *sum };
 	memcpy(ledger->pairs[ledger->n_pairs].user, user, KEY_BYTES);
 	memcpy(ledger->pairs[ledger->n_pairs].provider, provider, KEY_BYTES);
@@ -136,9 +152,13 @@ static int on_stored_sum(uint32_t day, const uint8_t *user, const uint8_t *provi
 
 struct ledger_sum ledger_today(const struct ledger *ledger, const uint8_t user[KEY_BYTES], const uint8_t provider[KEY_BYTES], uint64_t now)
 {
-	const struct pair *p = pair_find(ledger, day_of(now), user, provider);
+	uint32_t day = day_of(now);
+	const struct pair *p = pair_find(ledger, day, user, provider);
+	struct ledger_sum sum = p ? p->sum : (struct ledger_sum){ 0 };
 
-	return p ? p->sum : (struct ledger_sum){ 0 };
+	if (ledger->anonymous_day == day)
+		sum_add(&sum, &ledger->anonymous);
+	return sum;
 }
 
 void ledger_each_today(const struct ledger *ledger, uint64_t now,
@@ -191,7 +211,8 @@ static void batch_release(struct ledger_batch *batch)
 	*batch = (struct ledger_batch){ 0 };
 }
 
-static void batch_add(struct ledger_batch *batch, const struct ledger_row *row)
+/* False: no memory. */
+static bool batch_add(struct ledger_batch *batch, const struct ledger_row *row)
 {
 	for (size_t i = 0; i < batch->n_rows; i++) {
 		struct ledger_row *r = &batch->rows[i];
@@ -200,11 +221,13 @@ static void batch_add(struct ledger_batch *batch, const struct ledger_row *row)
 		    !memcmp(r->provider, row->provider, KEY_BYTES) && !memcmp(r->node, row->node, KEY_BYTES) &&
 		    !memcmp(r->model, row->model, KEY_BYTES)) {
 			sum_add(&r->sum, &row->sum);
-			return;
+			return true;
 		}
 	}
-	batch->rows = grow(batch->rows, batch->n_rows, &batch->rows_room, sizeof *batch->rows);
+	if (!grow(&batch->rows, batch->n_rows, &batch->rows_room, sizeof *batch->rows))
+		return false;
 	batch->rows[batch->n_rows++] = *row;
+	return true;
 }
 
 /* --- the worker --------------------------------------------------------------------------------------- */
@@ -313,7 +336,7 @@ int ledger_open(struct ledger **out, uv_loop_t *loop, const char *home, char *wh
 	if (!err) {
 		err = ledger_store_sums(ledger->store, on_stored_sum, ledger);
 		if (err)
-			snprintf(why, why_size, "%s/ledger.db: %s", home, ledger_store_error(ledger->store));
+			snprintf(why, why_size, "%s/ledger.db: %s", home, err == -ENOMEM ? err_str(err) : ledger_store_error(ledger->store));
 	}
 	if (err) {
 		ledger_store_close(ledger->store);
@@ -338,6 +361,7 @@ void ledger_close(struct ledger *ledger, void (*on_closed)(void *arg), void *arg
 void ledger_add(struct ledger *ledger, const struct ledger_use *use, uint64_t now)
 {
 	struct ledger_row row = { .day = day_of(now), .measured = use->joules_measured };
+	struct pair *pair;
 
 	row.sum = (struct ledger_sum){ .rows = use->rows, .stage_microseconds = use->stage_microseconds, .millijoules = use->millijoules };
 	row.sum.sessions = is_new_session(ledger, row.day, use);
@@ -345,8 +369,13 @@ void ledger_add(struct ledger *ledger, const struct ledger_use *use, uint64_t no
 	memcpy(row.provider, use->provider, KEY_BYTES);
 	memcpy(row.node, use->node, KEY_BYTES);
 	memcpy(row.model, use->model, KEY_BYTES);
-	sum_add(&pair_make(ledger, row.day, row.user, row.provider)->sum, &row.sum);
-	batch_add(&ledger->pending, &row);
+	pair = pair_make(ledger, row.day, row.user, row.provider);
+	if (pair)
+		sum_add(&pair->sum, &row.sum);
+	else
+		count_for_each(ledger, row.day, &row.sum);
+	if (!batch_add(&ledger->pending, &row))
+		log_error("no memory: the use of %llu tokens will not be in the ledger's file", (unsigned long long)row.sum.rows);
 	start(ledger);
 }
 
@@ -371,8 +400,10 @@ int ledger_add_receipt(struct ledger *ledger, const uint8_t *bytes, size_t n, ui
 	if (!receipt.bytes)
 		return -ENOMEM;
 	memcpy(receipt.bytes, bytes, n);
-	ledger->pending.receipts = grow(ledger->pending.receipts, ledger->pending.n_receipts, &ledger->pending.receipts_room,
-					sizeof receipt);
+	if (!grow(&ledger->pending.receipts, ledger->pending.n_receipts, &ledger->pending.receipts_room, sizeof receipt)) {
+		free(receipt.bytes);
+		return -ENOMEM;
+	}
 	ledger->pending.receipts[ledger->pending.n_receipts++] = receipt;
 	start(ledger);
 	return 0;

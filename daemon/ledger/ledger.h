@@ -28,9 +28,10 @@ struct ledger_sum {
 
 int ledger_open(struct ledger **out, uv_loop_t *loop, const char *home, char *why, size_t why_size);
 void ledger_close(struct ledger *ledger, void (*on_closed)(void *arg), void *arg);   /* asynchronous; flushes */
+/* Always counted for today; without memory a line in the log says that the file will lack it. */
 void ledger_add(struct ledger *ledger, const struct ledger_use *use, uint64_t now);
 int ledger_add_receipt(struct ledger *ledger, const uint8_t *record, size_t n, uint64_t now);
-/* Sums of the UTC day of `now` for the pair. */
+/* Sums of the UTC day of `now` for the pair. A use that found no memory for its pair is in every pair's sum of that day: none is used for nothing. */
 struct ledger_sum ledger_today(const struct ledger *ledger, const uint8_t user[KEY_BYTES], const uint8_t provider[KEY_BYTES], uint64_t now);
 /* Every pair of today, for status. */
 void ledger_each_today(const struct ledger *ledger, uint64_t now,

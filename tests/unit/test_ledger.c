@@ -173,6 +173,46 @@ struct listed {
 	int n;
 	uint64_t rows;
 };
+static bool no_memory;
+
+void *__real_realloc(void *old, size_t size);
+void *__wrap_realloc(void *old, size_t size);
+void *__wrap_realloc(void *old, size_t size)
+{
+	return no_memory ? NULL : __real_realloc(old, size);
+}
+
+static void without_memory_no_use_is_free(void **state)
+{
+	(void)state;
+	open_ledger();
+	add(1, &bourdon, &abeille, 10, NOON);
+	no_memory = true;
+	for (uint8_t i = 0; i < 40; i++) {
+		struct people other = people_of((char[]){ (char)('a' + i), 0 });
+
+		add(1, &other, &abeille, 1, NOON);
+	}
+	no_memory = false;
+	/* 15 found the room that there was. Whose the other 25 are is not known, so they are everybody's. */
+	assert_int_equal(today(&bourdon, &abeille, NOON).rows, 10 + 25);
+	assert_int_equal(today(&abeille, &bourdon, NOON).rows, 25);
+	add(1, &abeille, &bourdon, 7, NOON);
+	assert_int_equal(today(&abeille, &bourdon, NOON).rows, 7 + 25);
+	assert_int_equal(today(&abeille, &bourdon, NOON + DAY).rows, 0);
+	close_ledger();
+
+	/* The file has what found room in the batch, and the daemon goes by the file after a restart. */
+	open_ledger();
+	assert_int_equal(today(&bourdon, &abeille, NOON).rows, 10);
+	assert_int_equal(today(&abeille, &bourdon, NOON).rows, 7);
+	close_ledger();
+	no_memory = true;
+	assert_int_equal(ledger_open(&ledger, &loop, temp_home, why, sizeof why), -ENOMEM);
+	no_memory = false;
+	assert_non_null(strstr(why, "ledger.db: "));
+}
+
 static void list(const uint8_t user[KEY_BYTES], const uint8_t provider[KEY_BYTES], const struct ledger_sum *sum, void *arg)
 {
 	struct listed *listed = arg;
@@ -305,6 +345,7 @@ int main(void)
 		FACT(sums_outlive_a_restart),
 		FACT(a_clock_that_was_wrong_for_a_moment_forgets_nothing),
 		FACT(sums_do_not_wrap),
+		FACT(without_memory_no_use_is_free),
 		FACT(every_pair_of_today_is_listed),
 		FACT(a_full_disk_loses_nothing_while_the_node_runs),
 		FACT(only_its_owner_reads_the_ledger),
