@@ -259,14 +259,6 @@ const struct config_key config_schema[] = {
 	{NULL, NULL, NULL, false, NULL, NULL},
 };
 
-static const struct config_key *find(const char *section, const char *name)
-{
-	for (const struct config_key *k = config_schema; k->section; k++)
-		if (!strcmp(k->section, section) && !strcmp(k->name, name))
-			return k;
-	return NULL;
-}
-
 /* Levenshtein distance of short words; for "did you mean". */
 static unsigned distance(const char *a, const char *b)
 {
@@ -306,6 +298,16 @@ static const struct config_key *nearest(const char *section, const char *name)
 	return best;
 }
 
+const struct config_key *config_find(const char *section, const char *name, char *why, size_t why_size)
+{
+	for (const struct config_key *k = config_schema; k->section; k++)
+		if (!strcmp(k->section, section) && !strcmp(k->name, name))
+			return k;
+	const struct config_key *near_key = nearest(section, name);
+	snprintf(why, why_size, "there is no key '%s' in [%s]; did you mean '%s' in [%s]?", name, section, near_key->name, near_key->section);
+	return NULL;
+}
+
 struct reading {
 	struct config *config;
 	const char *path;
@@ -319,11 +321,10 @@ static int on_pair(void *user, const char *section, const char *name, const char
 	struct reading *r = user;
 	if (r->err)
 		return 1;
-	const struct config_key *key = find(section, name);
+	char unknown[300];
+	const struct config_key *key = config_find(section, name, unknown, sizeof unknown);
 	if (!key) {
-		const struct config_key *near_key = nearest(section, name);
-		snprintf(r->why, r->why_size, "%s: there is no key '%s' in [%s]; did you mean '%s' in [%s]?", r->path, name, section,
-			 near_key->name, near_key->section);
+		snprintf(r->why, r->why_size, "%s: %s", r->path, unknown);
 		r->err = ERR_CONFIG;
 	} else if (key->set(r->config, value)) {
 		snprintf(r->why, r->why_size, "%s: [%s] %s = %s is not usable; it says: %s (default: %s)", r->path, section, name, value,

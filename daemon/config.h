@@ -51,6 +51,9 @@ struct config_key {
 };
 extern const struct config_key config_schema[];          /* ends with section NULL */
 
+/* NULL: there is no such key; why names the nearest. */
+const struct config_key *config_find(const char *section, const char *name, char *why, size_t why_size);
+
 /* Defaults, then the file (which need not exist). why: file, line, key, the nearest key and what is expected. */
 int config_load(const char *path, struct config *out, char *why, size_t why_size);
 

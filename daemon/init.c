@@ -141,14 +141,14 @@ static int write_config(const char *home, const struct init_options *o, char *wh
 static int check_settings(const struct init_options *o, char *why, size_t size)
 {
 	for (size_t i = 0; i < o->n_settings; i++) {
-		bool known = false;
-		for (const struct config_key *k = config_schema; k->section; k++) {
-			char full[128];
-			int n = snprintf(full, sizeof full, "%s.%s=", k->section, k->name);
-			known |= !strncmp(o->settings[i], full, (size_t)n);
-		}
-		if (!known || strchr(o->settings[i], '\n')) {
+		char section[64], name[64], unknown[300];
+		int n = 0;
+		if (sscanf(o->settings[i], "%63[^.=\n].%63[^=\n]%n", section, name, &n) != 2 || o->settings[i][n] != '=' || strchr(o->settings[i], '\n')) {
 			snprintf(why, size, "--set %s: it is written SECTION.KEY=VALUE, with a key of essaim.conf(5)", o->settings[i]);
+			return ERR_CONFIG;
+		}
+		if (!config_find(section, name, unknown, sizeof unknown)) {
+			snprintf(why, size, "--set %s: %s", o->settings[i], unknown);
 			return ERR_CONFIG;
 		}
 	}

@@ -230,7 +230,8 @@ static void place(struct daemon *d, struct residency *r)
 	memcpy(self->node, d->keys.node, KEY_BYTES);
 	uint64_t others = residency_used(d) - r->cost;
 	uint64_t all = residency_budget(d);
-	self->budget = all > others ? all - others : 0;
+	uint64_t left = all > others ? all - others : 0;
+	self->budget = left;
 	self->home = d->config.share_home;
 	self->n_placed = r->n_placed;
 	memcpy(self->placed, r->placed, sizeof self->placed);
@@ -243,7 +244,7 @@ static void place(struct daemon *d, struct residency *r)
 	free(g.nodes);
 	if (err) {
 		char budget[32], bytes[32];
-		text_bytes(self->budget, budget, sizeof budget);
+		text_bytes(left, budget, sizeof budget);
 		text_bytes(placement_cost(&model, &(struct layer_range){0, manifest->n_layer}, 1), bytes, sizeof bytes);
 		if (err == ERR_UNSUPPORTED)
 			snprintf(r->why, sizeof r->why, "it can only run whole (%s), which takes %s of memory; %s are shared here", manifest->why_whole,

@@ -541,6 +541,17 @@ class Machine(unittest.TestCase):
             f.write("\n[share]\nmemroy = 2G\n")
         self.fails(node, "memroy", "did you mean 'memory'")
 
+    def test_set_with_an_unknown_key_makes_no_home(self):
+        for setting, word in (("share.memroy=2G", "did you mean 'memory' in [share]"), ("torrents.listen=::1", "'listen' in ["),
+                              ("memory=2G", "SECTION.KEY=VALUE"), ("share.memory", "SECTION.KEY=VALUE"),
+                              ("share.memory=2G\nx=1", "SECTION.KEY=VALUE"), ("share" * 20 + ".x=1", "SECTION.KEY=VALUE")):
+            home = os.path.join(self.folder.name, "none")
+            done = subprocess.run(["essaim", "--home", home, "init", "--association", "A", "--name", "n", "--memory", "1G", "--set", setting],
+                                  capture_output=True, text=True, timeout=60)
+            self.assertNotEqual(done.returncode, 0, setting)
+            self.assertIn(word, done.stderr, setting)
+            self.assertFalse(os.path.exists(os.path.join(home, "essaim.conf")), setting)
+
     def test_values_that_make_no_sense_name_the_key(self):
         for section, key, value in (("share", "memory", "lots"), ("http", "port", "70000"), ("share", "hours", "sometimes"), ("log", "level", "loud")):
             node = self.node()

@@ -19,6 +19,7 @@ sys.path.insert(0, os.path.join(TOP, "contrib"))
 from nodes import Failed, Node, settled, wait_for  # noqa: E402
 
 PROMPT = "Once upon a time"
+SANITIZED = "ESSAIM_SANITIZED" in os.environ
 POISON = "~"                                  # the byte whose token's embedding is poisoned in "tilde"
 
 
@@ -186,6 +187,7 @@ class Faults(unittest.TestCase):
                 self.assertEqual(self.say(self.whole, "tilde", 300, prompt=PROMPT), self.expected["tilde"])
         self.assertEqual(self.pid(self.whole, "tilde"), pid)
 
+    @unittest.skipIf(SANITIZED, "a sanitizer's own memory counts in the limit")
     def test_too_little_memory_is_said_and_nothing_dies(self):
         node = Node("Etroit", self.folder.name, "1G", {"share.counts": "weights", "share.context": 32768, "share.sessions": 32,
                                                       "engine.data_limit": "150M"})
@@ -200,6 +202,7 @@ class Faults(unittest.TestCase):
         self.assertEqual(node.essaim("status")["node"]["name"], "Etroit")
         node.stop()
 
+    @unittest.skipIf(SANITIZED, "a sanitizer's own memory is taken away with it")
     def test_engine_whose_memory_is_taken_away_does_not_take_others_along(self):
         def starve():
             import resource

@@ -1,0 +1,1019 @@
+#!/usr/bin/env python3
+"""A second implementation of the protocol, written from doc/PROTOCOL.md alone, against real daemons.
+
+SPDX-License-Identifier: AGPL-3.0-or-later
+"""
+import base64
+import hashlib
+import hmac
+import math
+import os
+import queue
+import re
+import select
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import unittest
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "contrib"))
+import nodes  # noqa: E402
+
+try:
+    import msgpack
+    from nacl import bindings as sodium
+    from nacl.signing import SigningKey, VerifyKey
+except ImportError as e:
+    print("skipped: %s (python3-nacl and python3-msgpack are needed)" % e)
+    sys.exit(77)
+
+DEMO_MODEL = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "contrib", "demo-model", "essaim-demo.gguf")
+
+
+class ProtocolError(Exception):
+    """Something that the document calls an error: its number in section 8, and words."""
+
+    def __init__(self, code, words=""):
+        super().__init__("%s %s" % (code, words))
+        self.code = code
+
+
+LIMIT, MALFORMED, SIGNATURE, EXPIRED, STALE, REPLAYED, DENIED, UNKNOWN = range(-1001, -1009, -1)
+VERSION, CRYPTO, UNSUPPORTED, USED = -1010, -1013, -1015, -1023
+
+
+# ---- Section 1: conventions ----
+
+def check(condition, code, words):
+    if not condition:
+        raise ProtocolError(code, words)
+
+
+def blake(data, size=32):
+    return hashlib.blake2b(data, digest_size=size).digest()
+
+
+def pack(value):
+    """The shortest encodings, maps in the order of their keys here."""
+    return msgpack.packb(value, use_bin_type=True)
+
+
+def no_twin(pairs):
+    check(len({k for k, _ in pairs}) == len(pairs), MALFORMED, "a key twice")
+    return dict(pairs)
+
+
+def unpack(data, most=65536):
+    check(len(data) <= most, LIMIT, "msgpack too long")
+    try:
+        return msgpack.unpackb(data, raw=False, strict_map_key=False, object_pairs_hook=no_twin)
+    except ValueError as e:
+        raise ProtocolError(MALFORMED, str(e)) from e
+
+
+# Checks of the values in tables: each raises.
+
+def uint(most, least=0):
+    def examine(v):
+        check(type(v) is int and v >= 0, MALFORMED, "not a uint: %r" % (v,))
+        check(least <= v <= most, LIMIT, "%d beyond %d" % (v, most))
+    return examine
+
+
+def integer(low, high):
+    def examine(v):
+        check(type(v) is int, MALFORMED, "not an int")
+        check(low <= v <= high, LIMIT, "%d beyond %d .. %d" % (v, low, high))
+    return examine
+
+
+def binary(size=None, most=None):
+    def examine(v):
+        check(type(v) is bytes and (size is None or len(v) == size) and (most is None or len(v) <= most), MALFORMED, "bytes")
+    return examine
+
+
+def text(most, plain=False):
+    def examine(v):
+        check(type(v) is str and "\0" not in v, MALFORMED, "text")
+        check(len(v.encode()) <= most, LIMIT, "text too long")
+        check(not plain or not re.search("[\x00-\x1f\x7f-\x9f]", v), MALFORMED, "control characters")
+    return examine
+
+
+def name(v):
+    text(63, True)(v)
+    check(v and "/" not in v and "@" not in v and v.strip(" ") == v, MALFORMED, "name")
+
+
+def boolean(v):
+    check(type(v) is bool, MALFORMED, "bool")
+
+
+def number(v):
+    check(type(v) is float and math.isfinite(v), MALFORMED, "float")
+
+
+def array(most, element, least=0):
+    def examine(v):
+        check(type(v) is list, MALFORMED, "array")
+        check(least <= len(v) <= most, LIMIT, "array of %d" % len(v))
+        for e in v:
+            element(e)
+    return examine
+
+
+def row(*elements):
+    """An array of which the first elements are named; more may follow."""
+    def examine(v):
+        check(type(v) is list and len(v) >= len(elements), MALFORMED, "short array")
+        for e, examine_one in zip(v, elements):
+            examine_one(e)
+    return examine
+
+
+def ranges(v):
+    array(16, uint(1024))(v)
+    check(len(v) % 2 == 0 and all(a < b for a, b in zip(v[::2], v[1::2])), MALFORMED, "ranges")
+
+
+def address(v):
+    text(71)(v)
+    check(re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._][A-Za-z0-9._-]*):[1-9][0-9]{0,4}", v) and int(v.rsplit(":", 1)[1]) < 65536, MALFORMED, v)
+
+
+def fields(table, value):
+    """The map with its defaults, after every key of the table was looked at. A table's entry is a check, or (check, default)."""
+    check(type(value) is dict, MALFORMED, "not a map")
+    found = dict(value)
+    for key, how in table.items():
+        examine, *default = how if type(how) is tuple else (how,)
+        check(key in value or default, MALFORMED, key + " is missing")
+        if key in value:
+            examine(value[key])
+        else:
+            found[key] = default[0]
+    return found
+
+
+U16, U32, U63, U64 = 2 ** 16 - 1, 2 ** 32 - 1, 2 ** 63 - 1, 2 ** 64 - 1
+KEY = binary(32)
+
+
+# ---- Section 2: frames ----
+
+HELLO, PING, PONG, CREDIT, BYE = range(1, 6)
+DIGEST, WANT, RECORDS, JOIN, JOINED, OBSERVED = range(16, 22)
+TICKET, READY, ROWS, TOKENS, FAULT, CLOSE, RECEIPT, SEALED = range(32, 40)
+E_HELLO, E_INSPECT, E_INSPECTED, E_LOAD, E_LOADED, E_OPEN, E_RENDER, E_RENDERED, E_FAULT, E_PROGRESS = range(64, 74)
+GATEWAY_ASK, GATEWAY_START, GATEWAY_END = range(80, 83)
+
+
+def frame(kind, head, tail=b""):
+    packed = pack(head)
+    return struct.pack("<IBBHI", 8 + len(packed) + len(tail), kind, 0, 0, len(packed)) + packed + tail
+
+
+class Frames:
+    """Cuts a stream into frames."""
+
+    def __init__(self):
+        self.bytes = bytearray()
+
+    def feed(self, more):
+        self.bytes += more
+        while len(self.bytes) >= 12:
+            length, kind, flags, reserved, head = struct.unpack_from("<IBBHI", self.bytes)
+            check(length <= 8454152 and head <= 65536 and length - 8 - head <= 8388608, LIMIT, "frame")
+            check(length >= 8 and head <= length - 8 and kind and not flags and not reserved, MALFORMED, "frame")
+            if len(self.bytes) < length + 4:
+                return
+            body = bytes(self.bytes[12:4 + length])
+            del self.bytes[:4 + length]
+            yield kind, unpack(body[:head]) if head else {}, body[head:], length + 4
+
+
+def pieces(tail):
+    """(length u32, record) each."""
+    found = []
+    while tail:
+        check(len(tail) >= 4, MALFORMED, "tail")
+        size, = struct.unpack_from("<I", tail)
+        check(size <= 262144, LIMIT, "record")
+        check(len(tail) >= 4 + size, MALFORMED, "tail")
+        found.append(tail[4:4 + size])
+        tail = tail[4 + size:]
+    return found
+
+
+def joined(records):
+    return b"".join(struct.pack("<I", len(r.bytes)) + r.bytes for r in records)
+
+
+# ---- Section 3: records ----
+
+KINDS = ["", "association", "steward", "roster", "card", "advert", "agreement", "acceptance", "manifest", "approval", "receipt"]
+COMMON = {"kind": uint(U16), "signer": KEY, "association": KEY, "subject": KEY, "sequence": uint(U64), "issued": uint(U64), "expires": uint(U64)}
+ADVERT_MODEL = row(KEY, ranges, ranges, uint(1), uint(U32), uint(U32))
+BODIES = {
+    "association": {"name": name},
+    "steward": {"steward": KEY},
+    "roster": {"nodes": array(256, KEY)},
+    "card": {"name": name, "link_key": KEY, "version_low": uint(U16, 1), "version_high": uint(U16, 1), "addresses": array(8, address),
+             "torrent_port": uint(U16), "left": (boolean, False)},
+    "advert": {"budget": uint(U63), "free": uint(U63), "load": uint(1000), "paused": (boolean, False), "home": (boolean, False),
+               "engine": text(63, True), "models": array(64, ADVERT_MODEL)},
+    "agreement": {"revoked": boolean, "models": array(32, KEY), "tokens_per_day": uint(U63), "stage_seconds_per_day": uint(U63), "priority": uint(9)},
+    "acceptance": {"agreement": KEY, "declined": boolean},
+    "manifest": {"name": name, "architecture": text(31, True), "quantisation": text(31, True), "licence": text(63, True), "languages": text(63, True),
+                 "private": (boolean, True), "n_layer": uint(1024, 1), "n_embd": uint(65536, 1), "n_vocab": uint(2 ** 24, 1), "context": uint(2 ** 24, 1),
+                 "parameters": uint(U63), "splittable": (boolean, False), "why_whole": text(127, True), "no_cut": (binary(), b""),
+                 "row_bytes": uint(4 * 65536), "kv_bytes": uint(2 ** 46), "memory_permille": (uint(4000, 1000), 1000), "compute_bytes": uint(2 ** 46),
+                 "chat_template": (boolean, False), "files": array(64, row(text(255, True), uint(2 ** 46, 1), KEY, KEY), 1),
+                 "extents": array(4096, row(uint(U32), uint(63), uint(2 ** 46), uint(2 ** 46, 1))), "info": binary()},
+    "approval": {"withdrawn": boolean},
+    "receipt": {"session": binary(16), "home": KEY, "home_association": KEY, "model": KEY, "rows": uint(U63), "microseconds": uint(U63),
+                "millijoules": uint(U63), "measured": (boolean, False), "countersignature": binary(64)},
+}
+
+
+def signed(domain, key, payload):
+    """The one encoding of [payload, signature] that records and tickets have."""
+    return pack([payload, key.sign(domain + payload).signature])
+
+
+def opened(data, most):
+    """-> payload, signature."""
+    check(len(data) <= most, LIMIT, "too long")
+    pair = unpack(data, most)
+    check(type(pair) is list and len(pair) == 2 and type(pair[0]) is type(pair[1]) is bytes and len(pair[1]) == 64 and pack(pair) == data,
+          MALFORMED, "not the one encoding")
+    return pair
+
+
+class Record:
+    """One statement, verified."""
+
+    def __init__(self, data):
+        self.bytes = bytes(data)
+        self.hash = blake(self.bytes)
+        self.payload, signature = opened(self.bytes, 262144)
+        value = fields(COMMON, unpack(self.payload, 262144))
+        check(1 <= value["kind"] <= 10, UNSUPPORTED, "kind %d" % value["kind"])
+        self.kind = KINDS[value["kind"]]
+        self.number = value["kind"]
+        self.value = value = fields(BODIES[self.kind], value)
+        try:
+            VerifyKey(value["signer"]).verify(b"essaim-record-1\0" + self.kind.encode() + b"\0" + self.payload, signature)
+        except Exception as e:
+            raise ProtocolError(SIGNATURE, self.kind) from e
+        check(value["expires"] > value["issued"], MALFORMED, "expires")
+        self.signer, self.association, self.subject = value["signer"], value["association"], value["subject"]
+        self.name = self.number, self.association, self.subject
+        getattr(self, "_" + self.kind, lambda v: None)(value)
+
+    def _association(self, v):
+        check(self.signer == self.association == self.subject, MALFORMED, "not the root's own")
+
+    def _steward(self, v):
+        self._association(v)
+        check(v["expires"] - v["issued"] <= 7776000, LIMIT, "a steward for too long")
+
+    def _roster(self, v):
+        check(self.subject == self.association, MALFORMED, "subject")
+
+    def _card(self, v):
+        check(self.subject == self.signer, MALFORMED, "subject")
+        check("version_low" not in v or v["version_low"] <= v["version_high"], MALFORMED, "versions")
+
+    def _advert(self, v):
+        check(self.subject == self.signer, MALFORMED, "subject")
+        check(len({m[0] for m in v["models"]}) == len(v["models"]), MALFORMED, "a model twice")
+
+    def _receipt(self, v):
+        check(self.subject == v["session"] + bytes(16), MALFORMED, "subject")
+
+    def _manifest(self, v):
+        check(self.subject == blake(b"essaim-model-1" + b"".join(f[2] for f in v["files"])), MALFORMED, "model id")
+        check(v["row_bytes"] == 4 * v["n_embd"], MALFORMED, "row_bytes")
+        check(len(v["no_cut"]) in (0, v["n_layer"] // 8 + 1), MALFORMED, "no_cut")
+        names = [f[0] for f in v["files"]]
+        check(len(set(names)) == len(names) and not any("/" in n or n.startswith(".") or not n for n in names), MALFORMED, "file names")
+        check(sorted(v["extents"]) == v["extents"], MALFORMED, "order of extents")
+        for before, (group, file, offset, length, *_) in zip([None] + v["extents"], v["extents"]):
+            check(group < 4 or 16 <= group < 16 + v["n_layer"], MALFORMED, "group")
+            check(file < len(names) and offset + length <= v["files"][file][1], MALFORMED, "extent")
+            check(not before or before[:2] != [group, file] or before[2] + before[3] <= offset, MALFORMED, "overlap")
+
+    def current(self, now):
+        return self.value["issued"] - 300 <= now <= self.value["expires"]
+
+
+def make_record(kind, key, association, subject, lifetime, body, sequence=None):
+    now = int(time.time())
+    payload = {"kind": KINDS.index(kind), "signer": key.verify_key.encode(), "association": association, "subject": subject,
+               "sequence": sequence if sequence is not None else int(time.time() * 1000), "issued": now, "expires": now + lifetime, **body}
+    return Record(signed(b"essaim-record-1\0" + kind.encode() + b"\0", key, pack(payload)))
+
+
+# ---- Section 4: tickets ----
+
+def make_ticket(key, **values):
+    now = int(time.time())
+    payload = {"home": key.verify_key.encode(), "issued": now, "expires": now + 600, **values}
+    return signed(b"essaim-ticket-1\0", key, pack(payload))
+
+
+# ---- Section 5: the channel ----
+
+def dh(secret, public):
+    try:
+        return sodium.crypto_scalarmult(secret, public)
+    except Exception as e:
+        raise ProtocolError(CRYPTO, "a point of small order") from e
+
+
+def hkdf(chaining, material, n):
+    temp = hmac.digest(chaining, material, "sha256")
+    found, last = [], b""
+    for i in range(n):
+        last = hmac.digest(temp, last + bytes([i + 1]), "sha256")
+        found.append(last)
+    return found
+
+
+class Cipher:
+    """Noise's CipherState with ChaChaPoly."""
+
+    def __init__(self, key):
+        self.key, self.nonce, self.messages, self.amount = key, 0, 0, 0
+
+    @staticmethod
+    def _nonce(n):
+        return struct.pack("<IQ", 0, n)
+
+    def encrypt(self, data, associated=b""):
+        sealed = sodium.crypto_aead_chacha20poly1305_ietf_encrypt(data, associated, self._nonce(self.nonce), self.key)
+        self.nonce += 1
+        return sealed
+
+    def decrypt(self, data, associated=b""):
+        try:
+            plain = sodium.crypto_aead_chacha20poly1305_ietf_decrypt(data, associated, self._nonce(self.nonce), self.key)
+        except Exception as e:
+            raise ProtocolError(SIGNATURE, "tag") from e
+        self.nonce += 1
+        return plain
+
+    def counted(self, size):
+        """After each transport message: rekeys when it is due."""
+        self.messages += 1
+        self.amount += size
+        if self.messages >= 65536 or self.amount >= 1 << 30:
+            self.key = sodium.crypto_aead_chacha20poly1305_ietf_encrypt(bytes(32), b"", self._nonce(U64), self.key)[:32]
+            self.messages = self.amount = 0
+
+
+class Channel:
+    """Noise_IKpsk2_25519_ChaChaPoly_SHA256: a handshake, then two ciphers."""
+
+    def __init__(self, prologue, static, remote=None):
+        """static: our X25519 secret. remote: the responder's key, where we begin."""
+        self.static, self.public = static, sodium.crypto_scalarmult_base(static)
+        self.remote = remote
+        self.chaining = self.hash = hashlib.sha256(b"Noise_IKpsk2_25519_ChaChaPoly_SHA256").digest()
+        self.cipher = None
+        self.mix_hash(prologue)
+        self.mix_hash(remote or self.public)
+
+    def mix_hash(self, data):
+        self.hash = hashlib.sha256(self.hash + data).digest()
+
+    def mix_key(self, material):
+        self.chaining, key = hkdf(self.chaining, material, 2)
+        self.cipher = Cipher(key)
+
+    def mix_psk(self, psk):
+        self.chaining, temp, key = hkdf(self.chaining, psk, 3)
+        self.mix_hash(temp)
+        self.cipher = Cipher(key)
+
+    def mix_ephemeral(self, public):
+        self.mix_hash(public)
+        self.mix_key(public)
+
+    def seal(self, data):
+        sealed = self.cipher.encrypt(data, self.hash)
+        self.mix_hash(sealed)
+        return sealed
+
+    def unseal(self, data):
+        plain = self.cipher.decrypt(data, self.hash)
+        self.mix_hash(data)
+        return plain
+
+    def new_ephemeral(self):
+        self.secret = os.urandom(32)
+        public = sodium.crypto_scalarmult_base(self.secret)
+        self.mix_ephemeral(public)
+        return public
+
+    def split(self, initiator):
+        keys = hkdf(self.chaining, b"", 2)
+        self.out, self.into = (Cipher(k) for k in (keys if initiator else reversed(keys)))
+
+    def write_1(self, payload):
+        message = self.new_ephemeral()
+        self.mix_key(dh(self.secret, self.remote))
+        message += self.seal(self.public)
+        self.mix_key(dh(self.static, self.remote))
+        return message + self.seal(payload)
+
+    def read_1(self, message):
+        check(len(message) >= 96, MALFORMED, "message 1")
+        self.theirs = message[:32]
+        self.mix_ephemeral(self.theirs)
+        self.mix_key(dh(self.static, self.theirs))
+        self.remote = self.unseal(message[32:80])
+        self.mix_key(dh(self.static, self.remote))
+        return self.unseal(message[80:])
+
+    def write_2(self, payload, psk=bytes(32)):
+        message = self.new_ephemeral()
+        self.mix_key(dh(self.secret, self.theirs))
+        self.mix_key(dh(self.secret, self.remote))
+        self.mix_psk(psk)
+        message += self.seal(payload)
+        self.split(False)
+        return message
+
+    def read_2(self, message, psk=bytes(32)):
+        check(len(message) >= 48, MALFORMED, "message 2")
+        self.mix_ephemeral(message[:32])
+        self.mix_key(dh(self.secret, message[:32]))
+        self.mix_key(dh(self.static, message[:32]))
+        self.mix_psk(psk)
+        payload = self.unseal(message[32:])
+        self.split(True)
+        return payload
+
+    def encrypt(self, plain):
+        sealed = self.out.encrypt(plain)
+        self.out.counted(len(plain))
+        return sealed
+
+    def decrypt(self, sealed):
+        check(16 <= len(sealed), MALFORMED, "transport message")
+        plain = self.into.decrypt(sealed)
+        self.into.counted(len(plain))
+        return plain
+
+
+# ---- Section 6: links ----
+
+LATENCY, BULK = 1, 2
+WINDOW = 16 << 20
+LINK_HEADS = {
+    HELLO: {"low": uint(U32), "high": uint(U32), "window": uint(U32)}, PING: {"id": uint(U64)}, PONG: {"id": uint(U64)},
+    CREDIT: {"consumed": uint(U64)}, BYE: {"why": integer(-4096, 0)},
+    DIGEST: {"level": uint(2), "root": KEY, "answer": (boolean, False)}, WANT: {}, RECORDS: {"last": (boolean, False)},
+    JOINED: {"role": uint(2), "name": text(63)}, OBSERVED: {"address": text(71)},
+}
+
+
+def receive_exactly(sock, size):
+    data = b""
+    while len(data) < size:
+        more = sock.recv(size - len(data))
+        if not more:
+            raise ConnectionError("closed")
+        data += more
+    return data
+
+
+def receive_message(sock):
+    size, = struct.unpack("<H", receive_exactly(sock, 2))
+    return receive_exactly(sock, size)
+
+
+def send_message(sock, data):
+    sock.sendall(struct.pack("<H", len(data)) + data)
+
+
+class Link:
+    """One connection to a neighbour after its handshake: section 6, *Stream*. Frames of type 16 and above go to on_frame(link, type, head, tail)."""
+
+    def __init__(self, sock, channel, kind, peer, on_frame):
+        self.sock, self.channel, self.kind, self.peer, self.on_frame = sock, channel, kind, peer, on_frame
+        self.frames = Frames()
+        self.write_lock = threading.Condition()
+        self.sent = self.allowed = self.read = self.told = 0
+        self.their_consumed = 0
+        self.window = None
+        self.pongs = queue.Queue()
+        self.why = None                       # what ended it: BYE's number, a ProtocolError's code, or "closed"
+        self.over = threading.Event()
+        sock.settimeout(15)
+        self.send(HELLO, {"low": 1, "high": 1, "window": WINDOW})
+        self.send(PING, {"id": 1})
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def send(self, kind, head, tail=b""):
+        self.send_bytes(frame(kind, head, tail), kind >= 16)
+
+    def send_bytes(self, data, counted):
+        with self.write_lock:
+            if counted:
+                fits = self.write_lock.wait_for(lambda: self.over.is_set() or self.window is not None
+                                                and self.sent + len(data) - self.their_consumed <= self.window, 20)
+                if not fits or self.over.is_set():
+                    raise ConnectionError("no credit, or closed: %s" % self.why)
+                self.sent += len(data)
+            for at in range(0, len(data), 65519):
+                send_message(self.sock, self.channel.encrypt(data[at:at + 65519]))
+
+    def _run(self):
+        next_ping, ping = time.monotonic() + 5, 1
+        try:
+            while self.why is None:
+                if not select.select([self.sock], [], [], max(0, next_ping - time.monotonic()))[0]:
+                    ping += 1
+                    next_ping += 5
+                    self.send(PING, {"id": ping})
+                    continue
+                for arrived in self.frames.feed(self.channel.decrypt(receive_message(self.sock))):
+                    self._take(*arrived)
+        except ProtocolError as e:
+            self.why = self.why or e
+        except (OSError, ValueError) as e:
+            self.why = self.why or str(e)
+        self.over.set()
+        with self.write_lock:
+            self.write_lock.notify_all()
+        self.sock.close()
+
+    def _take(self, kind, head, tail, size):
+        check(self.window is not None or kind == HELLO, MALFORMED, "the first frame is HELLO")
+        if kind in LINK_HEADS:
+            head = fields(LINK_HEADS[kind], head)
+        if kind == HELLO:
+            check(head["low"] <= 1 <= head["high"], VERSION, "versions")
+            with self.write_lock:
+                self.window = head["window"]
+                self.write_lock.notify_all()
+        elif kind == PING:
+            self.send(PONG, {"id": head["id"]})
+        elif kind == PONG:
+            self.pongs.put(head["id"])
+        elif kind == CREDIT:
+            with self.write_lock:
+                check(self.their_consumed <= head["consumed"] <= self.sent, MALFORMED, "credit")
+                self.their_consumed = head["consumed"]
+                self.write_lock.notify_all()
+        elif kind == BYE:
+            self.why = head["why"]
+        else:
+            self.read += size
+            check(not (self.kind == LATENCY and 16 <= kind < 32 or self.kind == BULK and 32 <= kind < 64 or 64 <= kind < 128),
+                  MALFORMED, "type %d on the wrong connection" % kind)
+            if self.read - self.told >= WINDOW // 4:
+                self.told = self.read
+                self.send(CREDIT, {"consumed": self.read})
+            self.on_frame(self, kind, head, tail)
+
+    def close(self, why=0):
+        try:
+            self.send(BYE, {"why": why})
+        except OSError:
+            pass
+        self.over.wait(2)
+        try:
+            self.sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+
+
+class Refused(Exception):
+    """The responder closed in the handshake; code is what it said, or None."""
+
+    def __init__(self, code):
+        super().__init__("refused: %s" % code)
+        self.code = code
+
+
+def dial(where, prologue, static, remote, payload, psk=bytes(32)):
+    """-> socket, channel, payload of message 2."""
+    host, port = where.rsplit(":", 1)
+    sock = socket.create_connection((host.strip("[]"), int(port)), 5)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    channel = Channel(prologue, static, remote)
+    send_message(sock, channel.write_1(pack(payload)))
+    try:
+        answer = receive_message(sock)
+    except ConnectionError as e:
+        sock.close()
+        raise Refused(None) from e
+    if len(answer) == 16 and answer.startswith(b"essaim/1"):
+        sock.close()
+        raise Refused(struct.unpack("<q", answer[8:])[0])
+    return sock, channel, unpack(channel.read_2(answer, psk), 8192)
+
+
+# ---- Section 6.2: invitations ----
+
+INVITATION = {"v": uint(U32), "addresses": array(8, address, 1), "link": KEY, "node": KEY, "association": KEY, "name": name, "id": binary(16),
+              "secret": KEY, "role": uint(2, 1), "expires": uint(U64), "network": text(63)}
+
+
+def read_invitation(url):
+    check(url.startswith("essaim://join/#"), MALFORMED, "url")
+    body = url[len("essaim://join/#"):]
+    data = base64.urlsafe_b64decode(body + "=" * (-len(body) % 4))
+    value = fields(INVITATION, unpack(data, 1024))
+    check(value["v"] == 1, VERSION, "invitation")
+    return value
+
+
+# ---- Section 6.1: gossip. Section 3: who may say what ----
+
+class Store:
+    """The newest record of each (kind, association, subject) that somebody entitled signed."""
+
+    def __init__(self):
+        self.records = {}
+
+    def get(self, kind, association, subject):
+        return self.records.get((KINDS.index(kind), association, subject))
+
+    def of(self, kind):
+        return [r for r in self.records.values() if r.kind == kind]
+
+    def entitled(self, r):
+        if r.kind in ("association", "steward"):
+            return True
+        if r.kind in ("roster", "agreement", "acceptance", "approval"):
+            steward = self.get("steward", r.association, r.association)
+            return bool(steward) and steward.value["steward"] == r.signer
+        roster = self.get("roster", r.association, r.association)
+        return bool(roster) and r.signer in roster.value["nodes"]
+
+    def add(self, r):
+        """-> whether it is news. Raises EXPIRED, DENIED."""
+        check(r.current(time.time()), EXPIRED, r.kind)
+        check(self.entitled(r), DENIED, r.kind)
+        held = self.records.get(r.name)
+        if held and held.value["sequence"] >= r.value["sequence"]:
+            return False
+        self.records[r.name] = r
+        return True
+
+
+def may_see(r, association):
+    """Whether a neighbour of this association may see it."""
+    if r.association == association:
+        return True
+    return not (r.kind == "manifest" and r.value["private"]) and (r.kind != "receipt" or r.value["home_association"] == association)
+
+
+def buckets(records, association):
+    """(kind u8, association 32) -> hashes, of what that side may see now."""
+    found = {}
+    for r in records:
+        if may_see(r, association) and r.current(time.time()):
+            found.setdefault(bytes([r.number]) + r.association, []).append(r.hash)
+    return found
+
+
+def bucket_sum(hashes):
+    total = sum(int.from_bytes(h, "little") for h in hashes) % (1 << 256)
+    return blake(total.to_bytes(32, "little") + struct.pack("<I", len(hashes)), 16)
+
+
+def root_of(found):
+    return blake(b"".join(name + bucket_sum(found[name]) for name in sorted(found)))
+
+
+def level_1(found):
+    return b"".join(n + struct.pack("<I", len(h)) + bucket_sum(h) for n, h in found.items())
+
+
+def level_2(found):
+    return b"".join(n + struct.pack("<I", len(h)) + b"".join(h) for n, h in found.items())
+
+
+def read_level_1(tail):
+    check(len(tail) % 53 == 0, MALFORMED, "digest 1")
+    return {tail[i:i + 33]: tail[i + 37:i + 53] for i in range(0, len(tail), 53)}
+
+
+def read_level_2(tail):
+    found = {}
+    while tail:
+        check(len(tail) >= 37, MALFORMED, "digest 2")
+        size = 37 + 32 * struct.unpack_from("<I", tail, 33)[0]
+        check(len(tail) >= size, MALFORMED, "digest 2")
+        found[tail[:33]] = [tail[i:i + 32] for i in range(37, size, 32)]
+        tail = tail[size:]
+    return found
+
+
+class Node:
+    """A node of an association: keys, records, links."""
+
+    def __init__(self, name, network="essaim"):
+        self.name, self.network = name, network
+        self.key, self.link_key = SigningKey(os.urandom(32)), os.urandom(32)
+        self.id, self.link_public = self.key.verify_key.encode(), sodium.crypto_scalarmult_base(self.link_key)
+        self.association = None
+        self.store = Store()
+        self.links = {}                       # (node key, kind) -> Link
+        self.heard = []                       # (type, head) of every gossip frame, oldest first
+        self.ring = queue.Queue()             # what came by latency links: (node key, type, head, tail)
+        self.errors = []
+        self.lock = threading.RLock()
+
+    def prologue(self):
+        return b"essaim/1 " + self.network.encode()
+
+    def new_card(self, addresses=()):
+        return make_record("card", self.key, self.association, self.id, 30 * 86400,
+                           {"name": self.name, "link_key": self.link_public, "version_low": 1, "version_high": 1, "addresses": list(addresses),
+                            "torrent_port": 0})
+
+    def connect(self, where, remote, kind, expected, psk=bytes(32), **more):
+        payload = {"kind": kind, "time": int(time.time()), "card": self.card.bytes, **more}
+        sock, channel, answer = dial(where, self.prologue(), self.link_key, remote, payload, psk)
+        answer = fields({"time": uint(U63), "card": binary(most=4096)}, answer)
+        card = Record(answer["card"])
+        check(card.kind == "card" and card.signer == expected and card.value["link_key"] == remote and card.current(time.time()), DENIED, "card")
+        check(abs(answer["time"] - time.time()) < 300, -1025, "clock")
+        link = Link(sock, channel, kind, card, self.on_frame)
+        if "invitation" not in more:
+            self.links[card.signer, kind] = link
+        return link
+
+    def join(self, url, extra=()):
+        """Section 6.2, as the joiner. extra: association, steward and roster, as a partner."""
+        self.invitation = v = read_invitation(url)
+        self.network = v["network"] or "essaim"
+        if v["role"] == 1:
+            self.association = v["association"]
+        self.card = self.new_card()
+        self.joined = queue.Queue()
+        link = self.connect(v["addresses"][0], v["link"], BULK, v["node"], blake(b"essaim-invite-1" + v["secret"]), invitation=v["id"])
+        link.send(JOIN, {"role": v["role"], "network": self.network}, joined([self.card, *extra]))
+        head, tail = self.joined.get(timeout=10)
+        check(head["role"] == v["role"] and head["name"] == v["name"], MALFORMED, "JOINED")
+        link.close()
+        self.take(sorted((Record(r) for r in pieces(tail)), key=lambda r: r.number))
+        return link
+
+    def call(self, where, remote, expected):
+        """Both connections to a neighbour."""
+        for kind in (BULK, LATENCY):
+            self.connect(where, remote, kind, expected)
+
+    def take(self, records, source=None):
+        news = []
+        with self.lock:
+            for r in records:
+                try:
+                    if self.store.add(r):
+                        news.append(r)
+                except ProtocolError as e:
+                    self.errors.append((r.kind, e))
+        self.pass_on(news, source)
+
+    def pass_on(self, news, source=None):
+        for (_, kind), link in list(self.links.items()):
+            seen = [r for r in news if may_see(r, link.peer.association)]
+            if kind == BULK and link is not source and not link.over.is_set() and seen:
+                link.send(RECORDS, {"last": False}, joined(seen))
+
+    def publish(self, kind, subject, lifetime, body, key=None):
+        r = make_record(kind, key or self.key, self.association, subject, lifetime, body)
+        self.take([r])
+        return r
+
+    def mine(self, link):
+        with self.lock:
+            return buckets(self.store.records.values(), link.peer.association)
+
+    def begin_exchange(self, link):
+        link.send(DIGEST, {"level": 0, "root": root_of(self.mine(link))})
+
+    def on_frame(self, link, kind, head, tail):
+        if kind == JOINED:
+            self.joined.put((head, tail))
+        elif link.kind == LATENCY:
+            self.ring.put((link.peer.signer, kind, head, tail))
+        else:
+            self.heard.append((kind, head, len(tail)))
+            if kind == DIGEST:
+                self._digest(link, head, tail)
+            elif kind == WANT:
+                check(len(tail) % 32 == 0, MALFORMED, "WANT")
+                check(len(tail) <= 32 * 1024, LIMIT, "WANT")
+                wanted = {tail[i:i + 32] for i in range(0, len(tail), 32)}
+                with self.lock:
+                    found = [r for r in self.store.records.values() if r.hash in wanted and may_see(r, link.peer.association)]
+                link.send(RECORDS, {"last": True}, joined(sorted(found, key=lambda r: r.number)))
+            elif kind == RECORDS:
+                self.take([Record(r) for r in pieces(tail)], link)
+
+    def _digest(self, link, head, tail):
+        mine = self.mine(link)
+        root = root_of(mine)
+        if head["level"] == 0:
+            check(not tail, MALFORMED, "digest 0 with a tail")
+            if head["root"] != root:
+                link.send(DIGEST, {"level": 1, "root": root}, level_1(mine))
+        elif head["level"] == 1:
+            theirs = read_level_1(tail)
+            differ = {n: mine.get(n, []) for n in {*theirs, *mine} if n not in theirs or theirs[n] != bucket_sum(mine.get(n, []))}
+            link.send(DIGEST, {"level": 2, "root": root}, level_2(differ))
+        else:
+            theirs = read_level_2(tail)
+            if not head["answer"]:
+                link.send(DIGEST, {"level": 2, "root": root, "answer": True}, level_2({n: mine.get(n, []) for n in theirs}))
+            lacking = [h for n, hashes in theirs.items() for h in hashes if h not in mine.get(n, [])]
+            for i in range(0, len(lacking), 1024):
+                link.send(WANT, {}, b"".join(lacking[i:i + 1024]))
+
+    def close(self):
+        for link in self.links.values():
+            link.close()
+
+
+# ---- Section 7: the ring, with this node as its home; section 7.8: its engine ----
+
+RING_HEADS = {
+    READY: {"session": binary(16), "epoch": uint(U32), "stage": uint(31)},
+    ROWS: {"blocks": array(64, row(binary(16), uint(U32), uint(31), uint(U64), uint(2 ** 24 - 1), uint(32, 1), uint(32), uint(2), uint(U32),
+                                   uint(8388608)), 1)},
+    TOKENS: {"session": binary(16), "epoch": uint(U32), "sequence": uint(U64), "position": uint(2 ** 24), "microseconds": uint(U32),
+             "tokens": array(64, row(uint(2 ** 31 - 1), number, uint(1), uint(256)))},
+    FAULT: {"session": binary(16), "epoch": uint(U32), "stage": uint(31), "code": integer(-2 ** 31, -1), "position": uint(2 ** 24),
+            "detail": text(199, True)},
+    RECEIPT: {},
+    E_HELLO: {"engine": text(63, True), "sandboxed": (boolean, False)},
+    E_LOADED: {"request": uint(U32), "weight_bytes": uint(2 ** 46), "kv_bytes": uint(2 ** 46), "compute_bytes": uint(2 ** 46),
+               "n_embd": uint(65536, 1), "n_vocab": uint(2 ** 24), "truncate": uint(2), "layer_microseconds": uint(U32)},
+    E_RENDERED: {"request": uint(U32), "n_tokens": uint(2 ** 20), "pieces": (uint(8388608), 0), "n_embd": (uint(65536), 0)},
+    E_FAULT: {"request": uint(U32), "code": integer(-2 ** 31, -1), "detail": text(399, True)},
+    E_PROGRESS: {"request": uint(U32), "permille": uint(1000)},
+}
+
+
+class Engine:
+    """essaim-engine as this node's own: it has the socketpair as descriptor 3."""
+
+    def __init__(self):
+        self.sock, theirs = socket.socketpair()
+        self.sock.settimeout(60)
+        self.process = subprocess.Popen(["/bin/sh", "-c", "exec \"$0\" 3<&%d" % theirs.fileno(), os.environ["ESSAIM_ENGINE"]],
+                                        pass_fds=[theirs.fileno()])
+        theirs.close()
+        self.frames, self.waiting = Frames(), []
+        self.text = self.wait(E_HELLO)[0]["engine"]
+
+    def send(self, kind, head, tail=b"", files=()):
+        data = frame(kind, head, tail)
+        if files:
+            socket.send_fds(self.sock, [data[:1]], [f.fileno() for f in files])
+            data = data[1:]
+        self.sock.sendall(data)
+
+    def wait(self, wanted):
+        """The next frame of that type, past PROGRESS -> head, tail."""
+        while True:
+            while not self.waiting:
+                more = self.sock.recv(65536)
+                check(more, -1018, "the engine ended")
+                self.waiting += self.frames.feed(more)
+            kind, head, tail, _ = self.waiting.pop(0)
+            head = fields(RING_HEADS.get(kind, {}), head)
+            if kind == wanted:
+                return head, tail
+            check(kind == E_PROGRESS, head.get("code", MALFORMED), "%d instead of %d: %s" % (kind, wanted, head))
+
+    def load(self, path, n_layer, held, context):
+        with open(path, "rb") as f:
+            self.send(E_LOAD, {"request": 1, "n_files": 1, "ranges": held, "n_layer": n_layer, "context": context, "sessions": 2, "threads": 1,
+                               "memory_max": 0}, struct.pack("<IQQ", 0, 0, os.path.getsize(path)), [f])
+            return self.wait(E_LOADED)[0]
+
+    def tokens(self, prompt):
+        self.send(E_RENDER, {"request": 2, "chat": False, "add_special": True, "parse_special": True, "pieces": False, "embed": False,
+                             "lengths": [0, len(prompt)]}, prompt)
+        head, tail = self.wait(E_RENDERED)
+        return list(struct.unpack_from("<%di" % head["n_tokens"], tail))
+
+    def close(self):
+        self.sock.close()
+        self.process.wait(10)
+
+
+class Ring:
+    """One session of which this node is home: stages are (node key, first, end), and the first and the last are this node's own engine's."""
+
+    def __init__(self, node, engine, model, stages, context):
+        self.node, self.engine, self.model, self.stages, self.context = node, engine, model, stages, context
+        self.session, self.epoch, self.sequence = os.urandom(16), 1, 0
+        self.last = len(stages) - 1
+
+    def send(self, stage, kind, head, tail=b""):
+        self.node.links[self.stages[stage][0], LATENCY].send(kind, head, tail)
+
+    def wait(self, wanted, stage=None):
+        """The next frame of that type -> sender, head, tail. A FAULT is raised."""
+        while True:
+            sender, kind, head, tail = self.node.ring.get(timeout=60)
+            head = fields(RING_HEADS[kind], head)
+            if kind == FAULT:
+                raise ProtocolError(head["code"], "FAULT of stage %d: %s" % (head["stage"], head["detail"]))
+            if kind == wanted:
+                return sender, head, tail
+
+    def ticket(self, i, **other):
+        n = len(self.stages)
+        return make_ticket(self.node.key, **{
+            "session": self.session, "epoch": self.epoch, "home_association": self.node.association, "model": self.model, "stage": i, "n_stages": n,
+            "first": self.stages[i][1], "end": self.stages[i][2], "node": self.stages[i][0], "previous": self.stages[(i - 1) % n][0],
+            "next": self.stages[(i + 1) % n][0], "context": self.context, **other})
+
+    def open(self):
+        for i in range(self.last, -1, -1):
+            node, first, end = self.stages[i]
+            if node == self.node.id:
+                self.engine.send(E_OPEN, {"session": self.session, "epoch": self.epoch, "stage": i, "first": first, "end": end,
+                                          "context": self.context, "sampling": {}})
+                self.engine.wait(READY)
+            else:
+                self.send(i, TICKET, {}, self.ticket(i))
+        for _ in range(sum(n != self.node.id for n, _, _ in self.stages)):
+            sender, head, _ = self.wait(READY)
+            check((head["session"], head["epoch"]) == (self.session, self.epoch) and self.stages[head["stage"]][0] == sender, MALFORMED, "READY")
+
+    def go_round(self, position, ids, want):
+        """A block of token ids goes round -> the token that follows, as (id, end, bytes), where one is wanted."""
+        def block(stage, encoding, size):
+            return [self.session, self.epoch, stage, self.sequence, position, len(ids), want, encoding, 0, size]
+
+        def rows_of(head, tail, stage):
+            found, = head["blocks"]
+            check(found[:8] == block(stage, 2, 0)[:8] and found[9] == len(tail), MALFORMED, "rows: %s" % found)
+            return tail
+
+        tail = struct.pack("<%di" % len(ids), *ids)
+        self.engine.send(ROWS, {"blocks": [block(0, 1, len(tail))]}, tail)
+        tail = rows_of(*self.engine.wait(ROWS), 1)
+        self.send(1, ROWS, {"blocks": [block(1, 2, len(tail))]}, tail)
+        sender, head, tail = self.wait(ROWS)
+        check(sender == self.stages[-2][0], MALFORMED, "rows from elsewhere")
+        tail = rows_of(head, tail, self.last)
+        self.engine.send(ROWS, {"blocks": [block(self.last, 2, len(tail))]}, tail)
+        head, tail = self.engine.wait(TOKENS)
+        check(head["session"] == self.session and head["sequence"] == self.sequence and len(head["tokens"]) == want, MALFORMED, "TOKENS")
+        self.sequence += 1
+        return [(t[0], t[2], tail) for t in head["tokens"]]
+
+    def answer(self, prompt, most):
+        """-> bytes of the answer."""
+        ids, position, said = self.engine.tokens(prompt), 0, b""
+        while True:
+            part = ids[position:(position // 32 + 1) * 32]
+            found = self.go_round(position, part, int(position + len(part) == len(ids)))
+            position += len(part)
+            if found:
+                (token, end, piece), = found
+                if end or most == 0:
+                    return said
+                said, most = said + piece, most - 1
+                if most == 0:
+                    return said
+                ids.append(token)
+
+    def close(self):
+        """-> the receipts, countersigned by home."""
+        others = [i for i, s in enumerate(self.stages) if s[0] != self.node.id]
+        self.engine.send(CLOSE, {"session": self.session, "epoch": self.epoch, "stage": U32, "reason": 0})
+        for i in others:
+            self.send(i, CLOSE, {"session": self.session, "epoch": self.epoch, "stage": i, "reason": 0})
+        found = []
+        for _ in others:
+            sender, _, tail = self.wait(RECEIPT)
+            r = Record(pieces(struct.pack("<I", len(tail)) + tail)[0])
+            v = r.value
+            check(r.kind == "receipt" and r.signer == sender and v["session"] == self.session and v["home"] == self.node.id
+                  and v["home_association"] == self.node.association and v["model"] == self.model and v["countersignature"] == bytes(64), MALFORMED, "receipt %s" % v)
+            agreed = {"node": sender, **{k: v[k] for k in ("session", "home", "home_association", "model", "rows", "microseconds", "millijoules", "measured")}}
+            countersignature = self.node.key.sign(b"essaim-receipt-1\0" + pack(agreed)).signature
+            self.node.links[sender, LATENCY].send(RECEIPT, {"countersignature": countersignature}, tail)
+            found.append(r)
+        return found
