@@ -2,6 +2,7 @@
 Python's standard library only.
 SPDX-License-Identifier: AGPL-3.0-or-later
 """
+import glob
 import http.client
 import json
 import os
@@ -159,6 +160,14 @@ def partners(abeille, bourdon, colibri):
              lambda: not colibri.essaim("agreement", "accept", bourdon.name, ok=False).get("error"))
     for node in (abeille, bourdon, colibri):
         wait_for("%s to reach the others" % node.name, lambda: sum(p["up"] for p in node.essaim("peers")["peers"]) == 2)
+
+
+def clock_off(by):
+    """For Node.start(): the process's clock is off, "+1h" or "-2d". None where libfaketime is not installed."""
+    found = glob.glob("/usr/lib/*/faketime/libfaketime.so.1")
+    # A sanitizer in the program, which wants to be loaded first, is not disturbed by it.
+    asan = ":".join(filter(None, (os.environ.get("ASAN_OPTIONS"), "verify_asan_link_order=0")))
+    return {"LD_PRELOAD": found[0], "FAKETIME": by, "FAKETIME_DONT_FAKE_MONOTONIC": "1", "ASAN_OPTIONS": asan} if found else None
 
 
 def settled(publisher, guests, name):

@@ -12,7 +12,6 @@ may go wrong afterwards.
 pc and nid have no way to each other but through ruche.
 SPDX-License-Identifier: AGPL-3.0-or-later
 """
-import glob
 import os
 import shutil
 import signal
@@ -26,7 +25,7 @@ TOP = os.environ.get("ESSAIM_TOP", os.path.dirname(os.path.dirname(os.path.dirna
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(TOP, "contrib"))
 from machines import Machine, machines_not_permitted, wire  # noqa: E402
-from nodes import Node, Stuck, wait_for  # noqa: E402
+from nodes import Node, Stuck, clock_off, wait_for  # noqa: E402
 
 FIRST_ANSWER_S = 60                     # from `invite` to an answer, where the weights are at hand
 NAT = """
@@ -237,12 +236,12 @@ class Evening(unittest.TestCase):
     def wrong_clock(self):
         """Of pc, which nobody can dial: it must find out by itself. Then it is put right."""
         ruche, pc, _ = self.nodes
-        if not faketime():
+        if not clock_off("+1h"):
             print("skipped: a clock that is an hour wrong needs libfaketime (contrib/packages.txt)", flush=True)
             return
         # Two years on everything that pc holds has ended; before that, everything is of the future. Neither may cost it anything.
         for off in ("+1h", "+17521h", "-17521h"):
-            self.restart(pc, {"LD_PRELOAD": faketime(), "FAKETIME": off, "FAKETIME_DONT_FAKE_MONOTONIC": "1"})
+            self.restart(pc, clock_off(off))
             for node in (pc, ruche):
                 text = wait_for("%s to say what is wrong" % node.name, lambda: self.warned(node, "clock", "timedatectl set-ntp true"))
                 print("%s: %s" % (node.name, text), flush=True)
@@ -293,11 +292,6 @@ class Evening(unittest.TestCase):
 def make_model(file, name):
     subprocess.run([sys.executable, os.path.join(TOP, "tests/tools/make_model.py"), file, "--layers", "8", "--embd", "256", "--ffn", "512",
                     "--heads", "4", "--kv-heads", "2", "--vocab", "512", "--name", name], check=True)
-
-
-def faketime():
-    found = glob.glob("/usr/lib/*/faketime/libfaketime.so.1")
-    return found[0] if found else None
 
 
 if __name__ == "__main__":
