@@ -115,7 +115,8 @@ class Cycles(unittest.TestCase):
         wait_for("descriptors to be what they were: %s, now %s" % (open_before, self.measure(self.ruche)[1]), back, 30)
         after = self.measure(self.ruche)[0]
         print("%d cycles: %d descriptors, memory %+d KiB" % (CYCLES - WARM, sum(open_before.values()), (after - memory) >> 10), flush=True)
-        self.assertLess(after, memory + GROWTH)
+        if "ESSAIM_SANITIZED" not in os.environ:       # a sanitizer keeps what was freed
+            self.assertLess(after, memory + GROWTH)
         self.assertEqual(self.ruche.model("tiny")["engine"]["pid"], engine)
 
 

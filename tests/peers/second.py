@@ -482,7 +482,7 @@ LINK_HEADS = {
     HELLO: {"low": uint(U32), "high": uint(U32), "window": uint(U32)}, PING: {"id": uint(U64)}, PONG: {"id": uint(U64)},
     CREDIT: {"consumed": uint(U64)}, BYE: {"why": integer(-4096, 0)},
     DIGEST: {"level": uint(2), "root": KEY, "answer": (boolean, False)}, WANT: {}, RECORDS: {"last": (boolean, False)},
-    JOINED: {"role": uint(2), "name": text(63)}, OBSERVED: {"address": text(71)},
+    JOIN: {"role": uint(2), "network": text(63)}, JOINED: {"role": uint(2), "name": text(63)}, OBSERVED: {"address": text(71)},
 }
 
 
@@ -550,6 +550,7 @@ class Link:
                     self._take(*arrived)
         except ProtocolError as e:
             self.why = self.why or e
+            self.send(BYE, {"why": e.code})
         except (OSError, ValueError) as e:
             self.why = self.why or str(e)
         self.over.set()
@@ -615,13 +616,12 @@ def dial(where, prologue, static, remote, payload, psk=bytes(32)):
     send_message(sock, channel.write_1(pack(payload)))
     try:
         answer = receive_message(sock)
-    except ConnectionError as e:
+        if len(answer) == 16 and answer.startswith(b"essaim/1"):
+            raise Refused(struct.unpack("<q", answer[8:])[0])
+        return sock, channel, unpack(channel.read_2(answer, psk), 8192)
+    except (ConnectionError, Refused, ProtocolError) as e:
         sock.close()
-        raise Refused(None) from e
-    if len(answer) == 16 and answer.startswith(b"essaim/1"):
-        sock.close()
-        raise Refused(struct.unpack("<q", answer[8:])[0])
-    return sock, channel, unpack(channel.read_2(answer, psk), 8192)
+        raise Refused(None) if isinstance(e, ConnectionError) else e
 
 
 # ---- Section 6.2: invitations ----
@@ -667,7 +667,7 @@ class Store:
         check(r.current(time.time()), EXPIRED, r.kind)
         check(self.entitled(r), DENIED, r.kind)
         held = self.records.get(r.name)
-        if held and held.value["sequence"] >= r.value["sequence"]:
+        if held and (held.value["sequence"], r.hash) >= (r.value["sequence"], held.hash):      # of two with one number the smaller hash
             return False
         self.records[r.name] = r
         return True
@@ -722,63 +722,143 @@ def read_level_2(tail):
     return found
 
 
-class Node:
-    """A node of an association: keys, records, links."""
+MESSAGE_1 = {"kind": uint(2, 1), "time": uint(U63), "card": binary(most=4096), "invitation": (binary(16), None)}
+MESSAGE_2 = {"time": uint(U63), "card": binary(most=4096)}
 
-    def __init__(self, name, network="essaim"):
-        self.name, self.network = name, network
+
+class Node:
+    """A node of an association: its keys, records and links. With found() it is also root and steward of one."""
+
+    def __init__(self, called, network="essaim"):
+        self.name, self.network = called, network
         self.key, self.link_key = SigningKey(os.urandom(32)), os.urandom(32)
         self.id, self.link_public = self.key.verify_key.encode(), sodium.crypto_scalarmult_base(self.link_key)
-        self.association = None
-        self.store = Store()
-        self.links = {}                       # (node key, kind) -> Link
-        self.heard = []                       # (type, head) of every gossip frame, oldest first
-        self.ring = queue.Queue()             # what came by latency links: (node key, type, head, tail)
-        self.errors = []
+        self.association = self.steward = self.address = None
+        self.store, self.links, self.invitations = Store(), {}, {}      # links: (node key, kind) -> Link; invitations: id -> PSK
+        self.heard = []                                                 # (type, head, records) of gossip's frames, oldest first
+        self.ring, self.joined = queue.Queue(), queue.Queue()           # frames of latency links: (node key, type, head, tail); JOINED
+        self.refused = []                                               # (record, error) of what gossip brought and was not taken
         self.lock = threading.RLock()
+
+    def found(self, called):
+        """Section 3.1: an association of this node's own."""
+        root, self.steward = SigningKey(os.urandom(32)), SigningKey(os.urandom(32))
+        self.association = root.verify_key.encode()
+        self.publish("association", self.association, 3650 * 86400, {"name": called}, root)
+        self.publish("steward", self.association, 90 * 86400, {"steward": self.steward.verify_key.encode()}, root)
+        self.publish("roster", self.association, 90 * 86400, {"nodes": [self.id]}, self.steward)
+        self.card = self.new_card()
+        self.take([self.card])
+
+    def publish(self, kind, subject, lifetime, body, key=None, pass_on=True):
+        r = make_record(kind, key or self.key, self.association, subject, lifetime, body)
+        self.take([r], pass_on=pass_on)
+        return r
+
+    def new_card(self):
+        return make_record("card", self.key, self.association, self.id, 30 * 86400,
+                           {"name": self.name, "link_key": self.link_public, "version_low": 1, "version_high": 1,
+                            "addresses": [self.address] if self.address else [], "torrent_port": 0})
 
     def prologue(self):
         return b"essaim/1 " + self.network.encode()
 
-    def new_card(self, addresses=()):
-        return make_record("card", self.key, self.association, self.id, 30 * 86400,
-                           {"name": self.name, "link_key": self.link_public, "version_low": 1, "version_high": 1, "addresses": list(addresses),
-                            "torrent_port": 0})
+    # Links, dialled and answered
 
-    def connect(self, where, remote, kind, expected, psk=bytes(32), **more):
+    def connect(self, where, remote, expected, kind, psk=bytes(32), **more):
+        """One connection to the node with these keys. more: other keys of message 1's payload."""
         payload = {"kind": kind, "time": int(time.time()), "card": self.card.bytes, **more}
         sock, channel, answer = dial(where, self.prologue(), self.link_key, remote, payload, psk)
-        answer = fields({"time": uint(U63), "card": binary(most=4096)}, answer)
-        card = Record(answer["card"])
-        check(card.kind == "card" and card.signer == expected and card.value["link_key"] == remote and card.current(time.time()), DENIED, "card")
-        check(abs(answer["time"] - time.time()) < 300, -1025, "clock")
-        link = Link(sock, channel, kind, card, self.on_frame)
-        if "invitation" not in more:
-            self.links[card.signer, kind] = link
+        answer = fields(MESSAGE_2, answer)
+        card = self.proven(answer["card"], channel)
+        check(card.signer == expected, DENIED, "another node")
+        return self.came(Link(sock, channel, kind, card, self.on_frame), "invitation" not in more)
+
+    def proven(self, data, channel):
+        card = Record(data)
+        check(card.kind == "card" and card.value["link_key"] == channel.remote and card.current(time.time()), DENIED, "card")
+        return card
+
+    def came(self, link, neighbour):
+        if neighbour:
+            self.links[link.peer.signer, link.kind] = link
         return link
 
+    def call(self, where, remote, expected):
+        """Both connections to a neighbour."""
+        return [self.connect(where, remote, expected, kind) for kind in (BULK, LATENCY)]
+
+    def listen(self):
+        self.server = socket.create_server(("127.0.0.1", 0))
+        self.address = "127.0.0.1:%d" % self.server.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        while True:
+            try:
+                sock = self.server.accept()[0]
+            except OSError:
+                return
+            try:
+                self._answer(sock)
+            except (ProtocolError, OSError) as e:
+                print("DEBUG", repr(e))
+                sock.close()
+
+    def _answer(self, sock):
+        sock.settimeout(5)
+        channel = Channel(self.prologue(), self.link_key)
+        try:
+            head = fields(MESSAGE_1, unpack(channel.read_1(receive_message(sock)), 8192))
+        except ProtocolError:
+            send_message(sock, b"essaim/1" + struct.pack("<q", CRYPTO))
+            raise
+        card = self.proven(head["card"], channel)
+        psk = self.invitations.get(head["invitation"]) if head["kind"] == BULK else None
+        check(psk or self.store.entitled(card), DENIED, "on no roster")
+        answer = {"time": int(time.time()), "card": self.card.bytes}
+        send_message(sock, channel.write_2(pack(answer), psk or bytes(32)))
+        link = Link(sock, channel, head["kind"], card, self.on_frame)
+        link.invitation = head["invitation"] if psk else None
+        self.came(link, not psk)
+
+    # Section 6.2
+
     def join(self, url, extra=()):
-        """Section 6.2, as the joiner. extra: association, steward and roster, as a partner."""
-        self.invitation = v = read_invitation(url)
+        """As the joiner. extra: association, steward and roster, as a partner."""
+        v = self.inviter = read_invitation(url)
         self.network = v["network"] or "essaim"
         if v["role"] == 1:
             self.association = v["association"]
         self.card = self.new_card()
-        self.joined = queue.Queue()
-        link = self.connect(v["addresses"][0], v["link"], BULK, v["node"], blake(b"essaim-invite-1" + v["secret"]), invitation=v["id"])
+        link = self.connect(v["addresses"][0], v["link"], v["node"], BULK, blake(b"essaim-invite-1" + v["secret"]), invitation=v["id"])
         link.send(JOIN, {"role": v["role"], "network": self.network}, joined([self.card, *extra]))
         head, tail = self.joined.get(timeout=10)
         check(head["role"] == v["role"] and head["name"] == v["name"], MALFORMED, "JOINED")
         link.close()
         self.take(sorted((Record(r) for r in pieces(tail)), key=lambda r: r.number))
-        return link
 
-    def call(self, where, remote, expected):
-        """Both connections to a neighbour."""
-        for kind in (BULK, LATENCY):
-            self.connect(where, remote, kind, expected)
+    def invite(self):
+        """As the inviter: an invitation for a node."""
+        secret, v = os.urandom(32), os.urandom(16)
+        self.invitations[v] = blake(b"essaim-invite-1" + secret)
+        body = {"v": 1, "addresses": [self.address], "link": self.link_public, "node": self.id, "association": self.association,
+                "name": self.store.get("association", self.association, self.association).value["name"], "id": v, "secret": secret, "role": 1,
+                "expires": int(time.time()) + 3600, "network": self.network}
+        return "essaim://join/#" + base64.urlsafe_b64encode(pack(body)).decode().rstrip("=")
 
-    def take(self, records, source=None):
+    def _join(self, link, head, tail):
+        card = Record(pieces(tail)[0])
+        check(self.invitations.pop(link.invitation, None), USED, "invitation")
+        check(head["role"] == 1 and card.bytes == link.peer.bytes, DENIED, "JOIN")
+        nodes_ = self.store.get("roster", self.association, self.association).value["nodes"]
+        self.publish("roster", self.association, 90 * 86400, {"nodes": [*nodes_, card.signer]}, self.steward)
+        own = self.store.get("association", self.association, self.association)
+        link.send(JOINED, {"role": 1, "name": own.value["name"]}, joined(sorted(self.store.records.values(), key=lambda r: r.number)))
+
+    # Section 6.1
+
+    def take(self, records, source=None, pass_on=True):
         news = []
         with self.lock:
             for r in records:
@@ -786,19 +866,11 @@ class Node:
                     if self.store.add(r):
                         news.append(r)
                 except ProtocolError as e:
-                    self.errors.append((r.kind, e))
-        self.pass_on(news, source)
-
-    def pass_on(self, news, source=None):
-        for (_, kind), link in list(self.links.items()):
+                    self.refused.append((r, e))
+        for (_, kind), link in list(self.links.items()) if pass_on else ():
             seen = [r for r in news if may_see(r, link.peer.association)]
             if kind == BULK and link is not source and not link.over.is_set() and seen:
                 link.send(RECORDS, {"last": False}, joined(seen))
-
-    def publish(self, kind, subject, lifetime, body, key=None):
-        r = make_record(kind, key or self.key, self.association, subject, lifetime, body)
-        self.take([r])
-        return r
 
     def mine(self, link):
         with self.lock:
@@ -808,12 +880,16 @@ class Node:
         link.send(DIGEST, {"level": 0, "root": root_of(self.mine(link))})
 
     def on_frame(self, link, kind, head, tail):
-        if kind == JOINED:
+        if kind == JOIN:
+            self._join(link, head, tail)
+        elif kind == JOINED:
             self.joined.put((head, tail))
         elif link.kind == LATENCY:
             self.ring.put((link.peer.signer, kind, head, tail))
         else:
-            self.heard.append((kind, head, len(tail)))
+            arrived = [Record(r) for r in pieces(tail)] if kind == RECORDS else []
+            self.heard.append((kind, head, arrived or tail))
+            self.take(arrived, link)
             if kind == DIGEST:
                 self._digest(link, head, tail)
             elif kind == WANT:
@@ -823,14 +899,11 @@ class Node:
                 with self.lock:
                     found = [r for r in self.store.records.values() if r.hash in wanted and may_see(r, link.peer.association)]
                 link.send(RECORDS, {"last": True}, joined(sorted(found, key=lambda r: r.number)))
-            elif kind == RECORDS:
-                self.take([Record(r) for r in pieces(tail)], link)
 
     def _digest(self, link, head, tail):
         mine = self.mine(link)
         root = root_of(mine)
         if head["level"] == 0:
-            check(not tail, MALFORMED, "digest 0 with a tail")
             if head["root"] != root:
                 link.send(DIGEST, {"level": 1, "root": root}, level_1(mine))
         elif head["level"] == 1:
@@ -848,6 +921,8 @@ class Node:
     def close(self):
         for link in self.links.values():
             link.close()
+        if self.address:
+            self.server.close()
 
 
 # ---- Section 7: the ring, with this node as its home; section 7.8: its engine ----
@@ -1000,20 +1075,25 @@ class Ring:
                 ids.append(token)
 
     def close(self):
-        """-> the receipts, countersigned by home."""
-        others = [i for i, s in enumerate(self.stages) if s[0] != self.node.id]
+        """-> the receipts, which the stages signed again with home's countersignature in them."""
+        others = {s[0]: i for i, s in enumerate(self.stages) if s[0] != self.node.id}
         self.engine.send(CLOSE, {"session": self.session, "epoch": self.epoch, "stage": U32, "reason": 0})
-        for i in others:
+        for i in others.values():
             self.send(i, CLOSE, {"session": self.session, "epoch": self.epoch, "stage": i, "reason": 0})
-        found = []
-        for _ in others:
+        first, final = {}, {}
+        while len(final) < len(others):
             sender, _, tail = self.wait(RECEIPT)
-            r = Record(pieces(struct.pack("<I", len(tail)) + tail)[0])
+            r = Record(tail)
             v = r.value
-            check(r.kind == "receipt" and r.signer == sender and v["session"] == self.session and v["home"] == self.node.id
-                  and v["home_association"] == self.node.association and v["model"] == self.model and v["countersignature"] == bytes(64), MALFORMED, "receipt %s" % v)
+            check(r.kind == "receipt" and r.signer == sender and v["session"] == self.session and v["model"] == self.model, MALFORMED, "receipt")
             agreed = {"node": sender, **{k: v[k] for k in ("session", "home", "home_association", "model", "rows", "microseconds", "millijoules", "measured")}}
-            countersignature = self.node.key.sign(b"essaim-receipt-1\0" + pack(agreed)).signature
-            self.node.links[sender, LATENCY].send(RECEIPT, {"countersignature": countersignature}, tail)
-            found.append(r)
-        return found
+            agreement = self.node.key.sign(b"essaim-receipt-1\0" + pack(agreed)).signature
+            check(agreed["home"] == self.node.id and agreed["home_association"] == self.node.association, MALFORMED, "receipt")
+            if sender not in first:
+                check(v["countersignature"] == bytes(64), MALFORMED, "countersigned before home agreed")
+                first[sender] = r
+                self.node.links[sender, LATENCY].send(RECEIPT, {"countersignature": agreement}, tail)
+            else:
+                check(v["countersignature"] == agreement and v["sequence"] == first[sender].value["sequence"] + 1, MALFORMED, "countersignature")
+                final[sender] = r
+        return list(final.values())
