@@ -51,6 +51,7 @@ struct residency {
 	uint32_t memory_permille;                   /* of weights, when the engine found more than the manifest says; 0 */
 	enum stage_state state;
 	bool start_pending;                         /* start the engine when the store is ready */
+	bool complete;                              /* all of its files are here, as the adverts say */
 	uint64_t retry_at;                          /* monotonic ms; 0: not waiting */
 	uint64_t store_retry_at;                    /* the same, for weights that could not be fetched */
 	unsigned attempts;

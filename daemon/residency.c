@@ -350,8 +350,9 @@ void residency_on_store(void *arg, const uint8_t model[KEY_BYTES])
 	}
 	if (status.state == STORE_READY && r->start_pending && !d->draining)
 		start_engine(d, r);
-	if (status.state == STORE_READY || status.complete)
+	if (status.complete != r->complete)
 		d->advert_due = true;
+	r->complete = status.complete;
 }
 
 /* This machine's engine keeps weights in a larger layout than the publisher's: count with more, and choose anew. */

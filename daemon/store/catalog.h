@@ -52,6 +52,8 @@ struct model {
 	char why[200];                       /* failed: what and what to do; else a note, or "" */
 	unsigned bad_pieces;                 /* refused since the start */
 	unsigned permille;                   /* of checking */
+	uint64_t rate;                       /* as libtorrent said last */
+	unsigned peers;
 	struct store_status status;
 	bool told_due, told_now;             /* on_change is owed: within half a second; at once */
 	uint64_t told_at;                    /* loop's ms */

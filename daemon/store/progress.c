@@ -34,7 +34,7 @@ static uint64_t bytes_of_files(const struct manifest_body *body)
 
 void progress_update(struct store *store, struct model *m)
 {
-	struct store_status now = {.state = state_of(m), .rate = m->status.rate, .peers = m->status.peers, .seconds_left = UINT64_MAX};
+	struct store_status now = {.state = state_of(m), .rate = m->rate, .peers = m->peers, .seconds_left = UINT64_MAX};
 
 	now.bytes_total = bytes_of_files(&m->body);
 	if (m->fetchable) {
@@ -81,8 +81,8 @@ static void on_status(struct store *store, struct model *m, const struct torrent
 {
 	bool was_known = m->known;
 
-	m->status.rate = event->rate;
-	m->status.peers = event->peers;
+	m->rate = event->rate;
+	m->peers = event->peers;
 	if (event->checking) {
 		/* The bits of a check that goes on are worth nothing yet. */
 		m->known = false;

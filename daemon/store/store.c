@@ -163,6 +163,7 @@ void model_leave_session(struct store *store, struct model *m)
 		torrent_session_remove(store->torrents, m->torrent);
 	m->torrent = 0;
 	m->known = false;
+	m->rate = m->peers = 0;
 	if (m->have)
 		memset(m->have, 0, PIECES_BYTES(m->layout.n_pieces));
 }
