@@ -59,7 +59,9 @@ int records_publish(struct daemon *d, struct buf *record)
 			  : trust_accept(d->trust, record->data, record->length, daemon_now(d));
 	buf_release(record);
 	if (err < 0) {
-		log_warning("a record of our own was not accepted: %s", err_str(err));
+		/* Who belongs to no association yet is listed by nobody. */
+		if (!sodium_is_zero(d->keys.association, KEY_BYTES))
+			log_warning("a record of our own was not accepted: %s", err_str(err));
 		return err;
 	}
 	records_changed(d);

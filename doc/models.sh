@@ -39,7 +39,8 @@ feed-forward network, each shard holds layers of every kind: "anywhere" then mea
 
 \`tests/peers/test_architectures.py\` compares this table with llama.cpp's own suite of tiny models (\`test-llama-archs\`, in Debian's
 \`llama.cpp-tests\`): 131 models, 113 of them of architectures that run in rings. Each of those is cut at every legal place, alone and all
-at once (\`essaim-engine --check FILE --every\`), with two sessions, prompts of 1, 7 and 64 tokens, and going back; all are bit-identical.
+at once (\`essaim-engine --check FILE --every\`), with two sessions, prompts of 1, 7 and 64 tokens that shards compute in parts of changing
+size, and going back; all are bit-identical.
 Their two layers are stacked to 3 to 24 first. These models are of 32-bit floats and have random weights; what depends on a layer count was
 looked for at 32, 40 and 46 layers, and at 64 for about half of them. \`tests/peers/test_quantisations.py\` does the same for F32, F16, BF16, Q8_0, Q4_0, Q4_K,
 Q6_K, IQ4_XS and MXFP4, and for a file in three parts, with llama.cpp's own \`llama-quantize\`.

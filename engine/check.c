@@ -107,6 +107,7 @@ static int start_node(struct check *c, struct node *node)
 		return -errno;
 	if (node->pid == 0) {
 		struct server_config config = { .fd = pair[1], .logits = node->logits, .n_logits = MODEL_VOCAB_MAX,
+						.uneven = c->n_nodes && c->options->every,
 						.gpu = c->n_nodes ? c->options->gpu : NULL };
 
 		/* the others' ends too, or an engine would not see that we are gone */

@@ -5,7 +5,8 @@
  * frames that essaimd sends, with the bytes that a node with its layers holds: what is compared is what a ring computes.
  *
  * With `every` it is done anew for each legal cut alone and for all of them at once, each time with prompts of 1, 7 and 64 tokens and
- * 16 more one by one, in two sessions whose blocks alternate. Then the longest session is sent back, into its answer and into its prompt:
+ * 16 more one by one, in two sessions whose blocks alternate. The shards compute prompts in parts
+ * of changing size, as they do beside answers; the whole model computes each block at once. Then the longest session is sent back, into its answer and into its prompt:
  * truncation must change nothing, or be refused with NEED_REPLAY by a shard that declared so.
  *
  * exact: every token the same and no logit further off than 1e-5 of the largest. Source: DESIGN D2. With a device, whose kernels add up

@@ -8,13 +8,15 @@
 #define GATHER_US_MAX 3000     /* and no longer than an eighth of what the urgent rows take */
 #define NEWS 0.25              /* what the latest batch counts in a moving average */
 #define FORGET 0.998           /* an estimate that keeps a size from being tried fades, so that it is tried again: one part of a hundred or so */
+#define UNEVEN_MOST 16         /* rows; a power of two */
 #define KERNEL_ROWS 4          /* matrix kernels work by so many rows; sizes between two that were measured are multiples of it */
 
-int lines_init(struct lines *lines, struct sessions *sessions, size_t n_shards)
+int lines_init(struct lines *lines, struct sessions *sessions, size_t n_shards, bool uneven)
 {
 	memset(lines, 0, sizeof *lines);
 	lines->sessions = sessions;
 	lines->n_shards = n_shards;
+	lines->uneven = uneven;
 	lines->all = calloc(sessions->n ? sessions->n : 1, sizeof *lines->all);
 	lines->paces = calloc(n_shards ? n_shards : 1, sizeof *lines->paces);
 	return lines->all && lines->paces ? 0 : -ENOMEM;
@@ -175,6 +177,12 @@ static uint32_t part_limit(struct pace *pace, int64_t now)
 	return rows;
 }
 
+static uint32_t uneven_limit(struct lines *lines)
+{
+	lines->uneven = 1 + (5 * (lines->uneven - 1) + 3) % UNEVEN_MOST;       /* each of them in turn (Hull and Dobell 1962) */
+	return lines->uneven;
+}
+
 /* Blocks behind the first one go along where they go on from it and it wants nothing itself. */
 static uint32_t part_rows(const struct lines *lines, size_t i, uint32_t limit)
 {
@@ -208,7 +216,7 @@ bool lines_next(struct lines *lines, int64_t now, struct lines_batch *out)
 				continue;
 			lines->turn = i;
 			*out = (struct lines_batch){ .shard = session->shard, .layers = layers_of(session) };
-			add(out, session, part_rows(lines, i, part_limit(&lines->paces[session->shard], now)));
+			add(out, session, part_rows(lines, i, lines->uneven ? uneven_limit(lines) : part_limit(&lines->paces[session->shard], now)));
 			return true;
 		}
 	}

@@ -57,6 +57,7 @@ struct lines {
 	size_t n_shards, bytes, blocks;
 	size_t at;                        /* urgent rows: where the walk through all sessions stands */
 	size_t turn;                      /* the prompt that was served last */
+	uint32_t uneven;                  /* rows of the last part, where parts are to have all sizes; 0: they follow what they take */
 };
 
 struct lines_part {
@@ -72,7 +73,8 @@ struct lines_batch {                      /* of one shard and one exit; sequence
 	struct lines_part parts[SHARD_ROWS_MAX];
 };
 
-int lines_init(struct lines *lines, struct sessions *sessions, size_t n_shards);
+/* uneven: parts of prompts have changing sizes, whatever they take, as they come about beside answers. For tests. */
+int lines_init(struct lines *lines, struct sessions *sessions, size_t n_shards, bool uneven);
 void lines_release(struct lines *lines);
 
 /* A copy of the block, for a session that may compute it. states: keep room for (count, n_embd) that leave. -ENOMEM. */

@@ -97,7 +97,7 @@ static const struct quirk table[] = {
 	{ .architecture = "minicpm3", .whole = "libllama takes constants from the number of layers" },
 	{ .architecture = "minimax-01", .whole = "a layer decays by its place among all of them" },
 	{ .architecture = "minimax-m2" },
-	{ .architecture = "minimax-m3", .past_dense = true },
+	{ .architecture = "minimax-m3", .past_dense = true, .whole_blocks = true },
 	{ .architecture = "mistral3" },
 	{ .architecture = "mistral4", .step = 4, .counts = { 26, 27, 48 }, .zero_key = "attention.q_lora_rank",
 	  .must_say = { "expert_gating_func" } },
@@ -387,9 +387,10 @@ uint32_t quirk_hash(void)
 		const struct quirk *q = &table[i];
 		char line[256];
 
-		snprintf(line, sizeof line, "%s %d %u %d %d %u %u %u %u %u %s %d %d %s %s %s %s %d;", q->architecture, q->scaled, q->window_period,
+		snprintf(line, sizeof line, "%s %d %u %d %d %u %u %u %u %u %s %d %d %s %s %s %s %d %d;", q->architecture, q->scaled, q->window_period,
 			 q->always_window, q->past_dense, q->state_period, q->step, q->counts[0], q->counts[1], q->counts[2], text(q->zero_key), q->tied, q->whole != NULL,
-			 text(q->must_say[0]), text(q->must_say[1]), text(q->entry), text(q->exit), q->by_id);
+			 text(q->must_say[0]), text(q->must_say[1]), text(q->entry), text(q->exit), q->by_id,
+			 q->whole_blocks);
 		hash = hash_text(hash, line);
 	}
 	return hash;

@@ -25,6 +25,7 @@ struct quirk {
 	const char *must_say[QUIRK_KEYS];     /* keys for which libllama has a default that is wrong for a shard; NULL: no more */
 	const char *entry;        /* the graph's tensor that rows from another shard replace, where something acts once on the embedding */
 	bool by_id;               /* rows instead of ids are taken for pictures: ids go in, and rows replace entry in every shard */
+	bool whole_blocks;        /* a row's bits depend on which rows are computed with it: blocks are neither cut nor joined */
 	const char *exit;         /* the tensor that leaves the last layer, its number behind a final '-'; NULL: "l_out-" */
 	const char *whole;        /* why it cannot be split at all; NULL: it can */
 };

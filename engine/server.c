@@ -239,7 +239,7 @@ static int load_shards(struct server *s, const struct engine_load *m, char *why,
 	}
 	err = sessions_init(&s->sessions, s->n_shards, m->sessions);
 	if (!err)
-		err = lines_init(&s->lines, &s->sessions, s->n_shards);
+		err = lines_init(&s->lines, &s->sessions, s->n_shards, s->config->uneven);
 	for (size_t i = 0; i < s->n_shards && !err; i++) {
 		s->lines.paces[i].joins = shard_joins(s->shards[i]);
 		s->lines.paces[i].unfelt_us = LINES_UNFELT_US * (m->ranges[i].end - m->ranges[i].first) / s->directory.n_layer;

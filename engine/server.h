@@ -25,6 +25,7 @@ struct server_config {
 	const char *gpu;               /* the device that is wanted, as device_open() takes it; NULL: none */
 	bool sandboxed;
 	char no_device[200];           /* why there is none though it was wanted; "" otherwise */
+	bool uneven;                   /* `--check`: lines_init()'s */
 	float *logits;                 /* NULL, or memory shared with `--check`: the last wanted row goes here */
 	size_t n_logits;
 };

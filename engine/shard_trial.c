@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/quirks.h"
 #include "proto/err.h"
 
 #define TRIAL_ROWS 8         /* decodes of one row at load, to measure a layer; the fastest counts */
@@ -90,6 +91,8 @@ int shard_try_rows(struct shard *shard, char *why, size_t why_size)
 	const uint32_t most = shard->context_positions < SHARD_ROWS_MAX ? shard->context_positions : SHARD_ROWS_MAX;
 	const uint32_t ends[] = { FEW_ROWS, TRIAL_ROWS }, counts[] = { FEW_ROWS, most };
 	float *alone[] = { calloc(width, sizeof(float)), calloc(width, sizeof(float)) };
+	const struct quirk *quirk = quirk_find(shard->directory->architecture);
+	const bool joins = shard_can_truncate(shard) == TRUNCATE_ANY && !(quirk && quirk->whole_blocks);
 	const float *out;
 	int err = alone[0] && alone[1] ? 0 : -ENOMEM;
 
@@ -116,7 +119,7 @@ int shard_try_rows(struct shard *shard, char *why, size_t why_size)
 
 		shard->layer_microseconds = (uint32_t)(best * share / n_layer + 0.999);
 	}
-	for (size_t k = 0; k < 2 && !err && n == TRIAL_ROWS && shard_can_truncate(shard) == TRUNCATE_ANY; k++) {
+	for (size_t k = 0; k < 2 && !err && n == TRIAL_ROWS && joins; k++) {
 		shard_clear(shard, 0);
 		err = add_trial(shard, 0, ends[k], why, why_size);
 		if (!err && counts[k] > ends[k])

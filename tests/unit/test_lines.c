@@ -31,7 +31,7 @@ static int setup(void **state)
 
 	memset(&w, 0, sizeof w);
 	assert_int_equal(sessions_init(&w.sessions, 2, SEQUENCES), 0);
-	assert_int_equal(lines_init(&w.lines, &w.sessions, 2), 0);
+	assert_int_equal(lines_init(&w.lines, &w.sessions, 2, false), 0);
 	w.lines.paces[0].joins = w.lines.paces[1].joins = SHARD_ROWS_MAX;
 	w.lines.paces[0].unfelt_us = w.lines.paces[1].unfelt_us = LINES_UNFELT_US;
 	w.now = 1000000;
@@ -100,6 +100,33 @@ static void nothing_waits_at_first(void **state)
 	assert_false(next(w));
 	open_on(w, 0, 1, 2);
 	assert_false(next(w));
+}
+
+/* For tests: parts of every size, one after the other, and no row is lost or doubled. Where blocks are not cut it changes nothing. */
+static void uneven_parts_have_every_size(void **state)
+{
+	struct world *w = *state;
+	struct session *s = open_on(w, 0, 1, 2), *whole = open_on(w, 1, 2, 2);
+	uint32_t sizes = 0, rows = 0;
+
+	w->lines.uneven = 1;
+	w->lines.paces[1].joins = 1;
+	for (uint32_t i = 0; i < 20; i++) {
+		push(w, s, 32 * i, 32, 0);
+		push(w, whole, 32 * i, 32, 0);
+	}
+	while (next(w)) {
+		assert_int_equal(w->batch.n, 1);
+		if (w->batch.parts[0].session == whole) {
+			assert_int_equal(w->batch.n_rows, 32);
+		} else {
+			sizes |= UINT32_C(1) << w->batch.n_rows;
+			rows += w->batch.n_rows;
+		}
+		serve(w, 1000);
+	}
+	assert_int_equal(rows, 20 * 32);
+	assert_int_equal(sizes, 0x1fffe);              /* 1 to 16 */
 }
 
 static void rows_of_neighbours_are_one_batch(void **state)
@@ -376,6 +403,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(nothing_waits_at_first, setup, teardown),
+		cmocka_unit_test_setup_teardown(uneven_parts_have_every_size, setup, teardown),
 		cmocka_unit_test_setup_teardown(rows_of_neighbours_are_one_batch, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_prompt_between_two_of_them_gives_its_first_row, setup, teardown),
 		cmocka_unit_test_setup_teardown(another_exit_or_shard_is_another_batch, setup, teardown),
