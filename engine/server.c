@@ -562,7 +562,7 @@ static int dispatch(struct server *s, const struct frame *frame)
 	case FRAME_ENGINE_RENDER: return on_render(s, frame);
 	case FRAME_ROWS: return rows_take(s, frame);
 	case FRAME_CLOSE: return on_close(s, frame);
-	default: return frame->type >= 128 ? 0 : ERR_UNSUPPORTED;
+	default: return frame->type >= FRAME_IGNORABLE ? 0 : ERR_UNSUPPORTED;
 	}
 }
 

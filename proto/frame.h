@@ -24,6 +24,7 @@
 #define FRAME_HEAD_MAX (64u << 10)
 #define FRAME_TAIL_MAX (8u << 20)       /* 32 rows of 65,536 float32 */
 #define FRAME_MAX (FRAME_HEADER + FRAME_HEAD_MAX + FRAME_TAIL_MAX)
+#define FRAME_IGNORABLE 128             /* types from here on */
 
 enum frame_type {
 	/* link, between neighbours (link/ answers these itself) */
@@ -42,7 +43,7 @@ enum frame_type {
 	FRAME_OBSERVED = 21,      /* the address you are seen from */
 
 	/* ring: between home and stages, and between daemon and engine (latency connection) */
-	FRAME_TICKET = 32,        /* head: empty map; tail: one signed ticket */
+	FRAME_TICKET = 32,        /* head: `from` or an empty map; tail: one signed ticket */
 	FRAME_READY = 33,
 	FRAME_ROWS = 34,
 	FRAME_TOKENS = 35,
@@ -68,7 +69,7 @@ enum frame_type {
 	FRAME_GATEWAY_START = 81,
 	FRAME_GATEWAY_END = 82,
 
-	/* since version 0.2: older nodes pass these over (bulk connection) */
+	/* bulk connection */
 	FRAME_REACH = 128,        /* dial the addresses of my card, please */
 	FRAME_REACHED = 129,      /* how each of them answered */
 };

@@ -2,7 +2,7 @@
  *
  * Home signs one ticket for every stage of a ring. On the wire: msgpack array [payload: bin, signature: bin 64],
  * Ed25519 over "essaim-ticket-1" NUL payload. A stage takes rows for (session, epoch) only from `previous`
- * and sends its own only to `next`. A ticket is good once: a stage remembers (session, epoch) until `expires`.
+ * and sends its own only to `next`. A ticket is good once: a stage remembers (session, epoch, stage) until `expires`.
  * Thread: any.
  *
  * SPDX-License-Identifier: AGPL-3.0-or-later */

@@ -424,11 +424,11 @@ static void take_frame(struct link *link, const struct frame *f, size_t size)
 		link_fail(link, ERR_MALFORMED, "%s did not say HELLO first", link->address);
 		return;
 	}
-	if (f->type >= FRAME_ENGINE_HELLO && f->type < 128) {
+	if (f->type >= FRAME_ENGINE_HELLO && f->type < FRAME_IGNORABLE) {
 		link_fail(link, ERR_MALFORMED, "%s sent an engine's frame", link->address);
 		return;
 	}
-	bool known = f->type < 128 || f->type == FRAME_REACH || f->type == FRAME_REACHED;
+	bool known = f->type < FRAME_IGNORABLE || f->type == FRAME_REACH || f->type == FRAME_REACHED;
 	if (known && link->config.events.on_frame)
 		link->config.events.on_frame(link->config.owner, link, f);
 	if (link->state != LINK_UP)

@@ -338,10 +338,9 @@ bool gossip_next_record(const uint8_t **at, size_t *left, const uint8_t **record
 	*err = 0;
 	if (!*left)
 		return false;
-	if (*left < 4 || get_u32(*at) > RECORD_MAX || get_u32(*at) > *left - 4) {
-		*err = ERR_MALFORMED;
+	*err = *left < 4 ? ERR_MALFORMED : get_u32(*at) > RECORD_MAX ? ERR_LIMIT : get_u32(*at) > *left - 4 ? ERR_MALFORMED : 0;
+	if (*err)
 		return false;
-	}
 	*n = get_u32(*at);
 	*record = *at + 4;
 	*at += 4 + *n;

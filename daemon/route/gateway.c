@@ -171,7 +171,7 @@ static int call_frame(struct gateway_call *call, const struct frame *f)
 		call_end(call, &end);
 		return 0;
 	default:
-		return ERR_UNSUPPORTED;
+		return f->type < FRAME_IGNORABLE ? ERR_UNSUPPORTED : 0;
 	}
 }
 
@@ -355,7 +355,7 @@ static int served_frame(struct served *s, const struct frame *f)
 			route_stop(s->question);
 		return err;
 	default:
-		return ERR_UNSUPPORTED;
+		return f->type < FRAME_IGNORABLE ? ERR_UNSUPPORTED : 0;
 	}
 }
 

@@ -1453,6 +1453,7 @@ class Member(WithNodes):
         cards = [self.me.store.get("card", self.me.association, node) for node in (self.a, self.b)]
         for card, by in ((cards[0], None), (cards[1], self.a)):
             stream = Sealed(self.me, card, by)
+            stream.send(200, {"of a later version": 1}, b"passed over")
             stream.send(GATEWAY_ASK, {"model": "demo", "max_tokens": 8})
             stream.send(E_OPEN, {"session": bytes(16), "epoch": 0, "stage": 0, "first": 0, "end": 1, "context": 1, "sampling": {}})
             stream.send(E_RENDER, *render(b"The river is"))

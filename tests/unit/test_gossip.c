@@ -642,7 +642,7 @@ static void malformed_frames_are_refused(void **state)
 	put_u32(tail, 100);
 	assert_int_equal(give(A0, B0, FRAME_RECORDS, "\x80", 1, tail, 50), ERR_MALFORMED);
 	put_u32(tail, RECORD_MAX + 1);
-	assert_int_equal(give(A0, B0, FRAME_RECORDS, "\x80", 1, tail, 50), ERR_MALFORMED);
+	assert_int_equal(give(A0, B0, FRAME_RECORDS, "\x80", 1, tail, 50), ERR_LIMIT);
 	assert_int_equal(give(A0, B0, FRAME_RECORDS, "\x80", 1, tail, 3), ERR_MALFORMED);
 	assert_int_equal(give(A0, B0, FRAME_JOIN, "\x80", 1, NULL, 0), ERR_UNSUPPORTED);
 	assert_int_equal(give(A0, C1, FRAME_WANT, "\x80", 1, NULL, 0), ERR_UNKNOWN);
