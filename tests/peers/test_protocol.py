@@ -1156,6 +1156,15 @@ class Sealed:
 class Examples(unittest.TestCase):
     """Section 10, without a daemon."""
 
+    def test_ticket(self):
+        home, node, other = (SigningKey(bytes([n]) * 32).verify_key.encode() for n in (4, 3, 5))
+        ring = Ring(Node("Home"), b"Q" * 32, [(home, 0, 8), (node, 8, 16), (b"\x91" * 32, 16, 24)], context=4096)
+        ring.session, ring.epoch = b"q" * 16, 2
+        ticket = ring.ticket(1, SigningKey(bytes([4]) * 32), home=home, home_association=other, issued=1700000000, expires=1700000600)
+        self.assertEqual(len(ticket), 420)
+        self.assertEqual(ticket[-64:].hex(), "e1836dadd4652cb8ba201897b20895d7d0561f035e35520c57b5b3869f79453e"
+                         "a1a444a19db570c3289e7150ae34814501abe81f7a972d607ca46ff33df88b0e")
+
     def test_approval(self):
         def seed(n):
             return SigningKey(bytes([n]) * 32)
@@ -1166,6 +1175,8 @@ class Examples(unittest.TestCase):
         self.assertEqual(r.bytes[-64:].hex(), "7e458ba469c1e6b12cf437015b7904fcfbbb2a6d6545ad420e534c28cbdb6cbc"
                          "efca678381bed321738fbc6f08208d00fc3f9ea1ac9df4e1debdf6578bbef30e")
         self.assertEqual(r.hash.hex(), "96b2e3388c52ccd2ace1eb89431b20b27f25116e0ddecf009a98fa966ad1fd33")
+        self.assertEqual(bucket_sum([r.hash]).hex(), "64427be6768f9a74fdb9fc0ddfa805fa")
+        self.assertEqual(root_of({bytes([9]) + r.association: [r.hash]}).hex(), "e91144295944750ecff123ad2e03ed2560f3874016d97d1da54f1999d60ca1a5")
 
     def test_rows(self):
         blocks = [[b"q" * 16, 2, 0, 0, 0, 3, 0, 1, 0, 12], [b"r" * 16, 1, 1, 41, 512, 1, 1, 2, 5200, 16]]

@@ -1122,6 +1122,14 @@ static void examples_of_the_protocol_s_page_are_what_the_code_makes(void **state
 	assert_int_equal(example.length, wire.length);
 	assert_memory_equal(example.data, wire.data, wire.length);
 	buf_clear(&wire);
+	buf_clear(&example);
+	read_example(doc, 3, &example);
+	struct ticket ticket = sample_ticket();
+	assert_int_equal(ticket_sign(&wire, &ticket, sample_home.secret), 0);
+	assert_int_equal(example.length, wire.length);
+	assert_memory_equal(example.data, wire.data, wire.length);
+
+	buf_clear(&wire);
 	buf_release(&example);
 	fclose(doc);
 }
