@@ -57,6 +57,7 @@ static const char *const reasons[] = {
 	N_("the ticket is not valid now: are both clocks right?"),
 	N_("no socketpair for an engine: %s (raise LimitNOFILE?)"),
 	N_("its first and last layers are not loaded here yet"),
+	N_("this node has no memory left for the answer"),
 	N_("rows of a wrong size or past the ticket's context"),
 	N_("what answers at %s does not speak Essaim's protocol"),
 	N_("this node runs no model yet (essaim model list)"),

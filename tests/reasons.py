@@ -6,10 +6,10 @@ import re
 import sys
 
 TOP = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
-FILES = """route/route.c route/explain.c views.c views_gateway.c ring/lost.c ring/home.c ring/transit.c residency.c stage/stage.c stage/spawn.c store/store.c
+FILES = """route/route.h route/route.c route/explain.c views.c views_gateway.c ring/lost.c ring/home.c ring/transit.c residency.c stage/stage.c stage/spawn.c store/store.c
 store/progress.c store/disk.c mesh/neighbours.c link/link.c link/link_dial.c link/link_stream.c link/link_handshake.c api/api_ask.c sharing_watch.c trust/invitation.c""".split()
 SAYS = re.compile(r'\b(?:snprintf|link_fail|trouble|fail|refuse|engine_lost|text_copy|api_error_set|say)\(([^;"]*)((?:"(?:[^"\\]|\\.)*"[^;"]*?)+)[,)]')
-NAMED = re.compile(r'static const char (\w+)\[\] = ("[^"]*");')
+NAMED = re.compile(r'(static const char \w+\[\] =|#define ROUTE_NO_MEMORY) ("[^"]*")')
 TEXT = re.compile(r'"((?:[^"\\]|\\.)*)"')
 
 

@@ -102,7 +102,7 @@ static void common_headers(struct request *r, struct MHD_Response *response)
 
 enum MHD_Result api_reply(struct request *r, unsigned status, const char *type, const struct buf *body)
 {
-	static char no_memory[] = "{\"error\":{\"message\":\"" API_NO_MEMORY "\",\"type\":\"server_error\",\"param\":null,\"code\":\"internal_error\"}}";
+	static char no_memory[] = "{\"error\":{\"message\":\"" ROUTE_NO_MEMORY "\",\"type\":\"server_error\",\"param\":null,\"code\":\"internal_error\"}}";
 	if (body->lost) {                        /* half of it is not to be taken for the whole */
 		status = 500;
 		type = "application/json";

@@ -114,7 +114,7 @@ static void on_text(void *arg, const char *text, size_t n, const struct token *t
 		/* The client does not read its stream: its answer is given up rather than kept in memory. */
 		r->gone = r->q.stream;
 		if (err == -ENOMEM)
-			api_error_from(&r->error, err, API_NO_MEMORY, 0);
+			api_error_from(&r->error, err, ROUTE_NO_MEMORY, 0);
 		else if (!r->q.stream)
 			api_error_set(&r->error, 500, "server_error", "answer_too_large", NULL,
 				      "the answer grew past %u MiB: ask for fewer tokens or with stream: true", API_QUEUE_MAX >> 20);

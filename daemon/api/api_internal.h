@@ -20,7 +20,6 @@
 #define API_STOP_BYTES_MAX 1024
 #define API_OUT_MAX (API_QUEUE_MAX + (64u << 10))
 #define API_CHOICES_MAX 8
-#define API_NO_MEMORY "this node has no memory left for the answer"
 
 /* An error as OpenAI says it. */
 struct api_error {

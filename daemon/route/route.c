@@ -351,7 +351,7 @@ static void on_ring_end(void *arg, int err, const char *finished, const char *de
 	size_t n;
 	if (!err && q->fed < 0) {
 		bool memory = q->fed == -ENOMEM;
-		finish(q, memory ? -ENOMEM : ERR_MODEL, NULL, memory ? "this node has no memory left for the answer" : "the model wrote 64 KiB that end nowhere");
+		finish(q, memory ? -ENOMEM : ERR_MODEL, NULL, memory ? ROUTE_NO_MEMORY : "the model wrote 64 KiB that end nowhere");
 		return;
 	}
 	if (!err && !q->fed && !q->cancelled) {

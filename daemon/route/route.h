@@ -14,6 +14,7 @@
 #define ROUTE_RUNNING_MAX 64            /* answers at once; past it ERR_BUSY with retry_after */
 #define ROUTE_WAITING_MAX 32            /* of them, questions that wait for a place, in order of arrival; past it ERR_BUSY */
 #define ROUTE_WAIT_MS 20000             /* at most so long */
+#define ROUTE_NO_MEMORY "this node has no memory left for the answer"
 
 struct route;
 struct route_question;                  /* one in progress */
