@@ -169,10 +169,6 @@ static void sums_do_not_wrap(void **state)
 	close_ledger();
 }
 
-struct listed {
-	int n;
-	uint64_t rows;
-};
 static bool no_memory;
 
 void *__real_realloc(void *old, size_t size);
@@ -212,6 +208,11 @@ static void without_memory_no_use_is_free(void **state)
 	no_memory = false;
 	assert_non_null(strstr(why, "ledger.db: "));
 }
+
+struct listed {
+	int n;
+	uint64_t rows;
+};
 
 static void list(const uint8_t user[KEY_BYTES], const uint8_t provider[KEY_BYTES], const struct ledger_sum *sum, void *arg)
 {
