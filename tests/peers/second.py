@@ -187,7 +187,7 @@ class Frames:
                 return
             body = bytes(self.bytes[12:4 + length])
             del self.bytes[:4 + length]
-            yield kind, unpack(body[:head]) if head else {}, body[head:], length + 4
+            yield kind, unpack(body[:head]), body[head:], length + 4
 
 
 def pieces(tail):
